@@ -1,0 +1,39 @@
+"""Everything a plugin author imports: ``from ftx import hookimpl, ModelFamily, ...``."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from ftx.contracts import (
+    DataFormat,
+    DataSource,
+    Layout,
+    ModelFacts,
+    ModelFamily,
+    Part,
+    Record,
+    TrainMethod,
+)
+from ftx.data.conversation import Conversation, Message, RowError
+from ftx.errors import DataError, FtxError, ModelError, RecipeError
+from ftx.hookspecs import hookimpl
+
+__all__ = [
+    "Conversation",
+    "DataError",
+    "DataFormat",
+    "DataSource",
+    "FtxError",
+    "Layout",
+    "Message",
+    "ModelError",
+    "ModelFacts",
+    "ModelFamily",
+    "Part",
+    "RecipeError",
+    "Record",
+    "RowError",
+    "TrainMethod",
+    "__version__",
+    "hookimpl",
+]

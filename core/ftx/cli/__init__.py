@@ -1,0 +1,36 @@
+"""The command line. `main` is the one place where a FtxError becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from ftx.cli.group import main_group
+from ftx.errors import STOPPED_AT_ONCE, FtxError
+
+
+def main() -> None:
+    """Entry point of `ftx`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return its exit code. A bug keeps its traceback."""
+    import click
+
+    from ftx.console import Console
+
+    console = Console(json_lines="--json" in arguments)
+    try:
+        main_group().main(arguments, prog_name="ftx", standalone_mode=False)
+    except FtxError as error:
+        console.error(error.kind, error.exit_code, error.problems)
+        return error.exit_code
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        console.error("usage", 2, [error.format_message()])
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        console.error("interrupted", STOPPED_AT_ONCE, ["stopped at once; what was saved before is whole"])
+        return STOPPED_AT_ONCE
+    return 0

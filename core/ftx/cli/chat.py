@@ -1,0 +1,86 @@
+"""`ftx chat`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ftx.console import Console
+from ftx.plugins import Registry
+
+if TYPE_CHECKING:
+    from ftx.talk import Sampling, Talk
+
+
+@click.command(epilog="In the chat: /reset forgets the conversation, /exit ends it.")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--once", metavar="QUESTION", help="Ask one question, print the answer, end.")
+@click.option("--system", help="System message.")
+@click.option("--base", type=click.Path(path_type=Path), help="The base of an adapter, when it has moved.")
+@click.option("--template", default="auto", help="Template; default: the one the model was trained with.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=512, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: greedy.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")
+@click.pass_obj
+def chat(
+    registry: Registry,
+    path: Path,
+    once: str | None,
+    system: str | None,
+    base: Path | None,
+    template: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    json_lines: bool,
+) -> None:
+    """Talk with the model in PATH: a model folder, a run, an adapter or a merged model.
+
+    Questions may come through a pipe, one a line; answers go to stdout alone.
+    """
+    from ftx.talk import Sampling, open_talk
+
+    console = Console(json_lines=json_lines)
+    talk = open_talk(path, registry, base=base, template=template)
+    talk.system = system
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    if once is not None:
+        _answer(talk, once, sampling, console)
+    else:
+        _converse(talk, sampling, console)
+
+
+def _converse(talk: Talk, sampling: Sampling, console: Console) -> None:
+    human = sys.stdin.isatty()
+    if human:
+        console.say("/reset forgets the conversation, /exit ends it")
+    while True:
+        if human:
+            console.rich.print(">>> ", end="")
+        line = sys.stdin.readline()
+        question = line.strip()
+        if not line or question == "/exit":
+            return
+        if question == "/reset":
+            talk.reset()
+        elif question.startswith("/"):
+            console.warn(f"no command {question}; there are /reset and /exit")
+        elif question:
+            _answer(talk, question, sampling, console)
+
+
+def _answer(talk: Talk, question: str, sampling: Sampling, console: Console) -> None:
+    if console.json_lines:
+        answer = talk.ask(question, sampling)
+        console.event({"event": "answer", "question": question, **vars(answer)})
+        return
+    answer = talk.ask(question, sampling, lambda text: console.output(text, end=""))
+    console.output("")
+    if not answer.stopped:
+        console.warn(f"the answer was cut off after {answer.tokens} tokens (--max-new-tokens)")

@@ -1,0 +1,33 @@
+"""`ftx merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ftx.console import Console
+from ftx.plugins import Registry
+
+
+@click.command("merge")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--base", type=click.Path(path_type=Path), help="The base model, when it has moved.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the result; default: merged/ of the run.")
+@click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")
+@click.pass_obj
+def merge(registry: Registry, path: Path, base: Path | None, out: Path | None, json_lines: bool) -> None:
+    """Merge the adapter of run or artefact PATH into its base, in the base's own layout and dtype."""
+    from ftx.artifact import Artifact
+    from ftx.errors import ModelError
+    from ftx.export.merge import merge as merge_adapter
+
+    adapter = path / "adapter" if (path / "adapter").is_dir() else path
+    artifact = Artifact.find(adapter)
+    if artifact is None:
+        raise ModelError(f"{path} holds no finished run and no artefact of ftx")
+    base = base or artifact.base
+    if not base.is_dir():
+        raise ModelError(f"the base model {base} is not there; give --base FOLDER")
+    family = registry.family(artifact.plan["family"]["name"])()
+    merge_adapter(artifact, family, base, out or artifact.folder.parent / "merged", Console(json_lines=json_lines))

@@ -1,0 +1,61 @@
+"""Flags that train and plan share: each is a short name for a dotted recipe option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ftx.errors import RecipeError
+from ftx.recipe import Written, parse_value, written
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# flag -> (dotted option, help); values are read as YAML, like --set
+FLAGS = {
+    "model": ("model", "Folder of the base model."),
+    "method": ("method", "Training method: lora, qlora, full or a plugin's."),
+    "template": ("template", "Prompt template; default: the tokenizer's own."),
+    "out": ("out", "Folder of the run."),
+    "epochs": ("train.epochs", "Passes over the data."),
+    "max-steps": ("train.max_steps", "Optimizer steps, instead of epochs."),
+    "lr": ("train.lr", "Peak learning rate."),
+    "global-batch-size": ("train.global_batch_size", "Rows per optimizer step."),
+    "micro-batch-size": ("train.micro_batch_size", "Rows computed at once."),
+    "max-length": ("data.max_length", "Longest row in tokens."),
+    "seed": ("train.seed", "Seed of everything random."),
+}
+TEXT = ("model", "method", "template", "out")
+
+
+def recipe_options(command: F) -> F:
+    """Add RECIPE, the common flags and --set."""
+    for flag, (_, help) in reversed(FLAGS.items()):
+        command = click.option(f"--{flag}", help=help, metavar="VALUE")(command)
+    command = click.option("--set", "settings", multiple=True, metavar="A.B=C", help="Any recipe option.")(command)
+    command = click.option("--data", multiple=True, metavar="FILE", help="Training data; may be repeated.")(command)
+    command = click.option("--plugin", "--family", "family", metavar="NAME", help="Model family.")(command)
+    command = click.argument("recipe", required=False, type=click.Path(path_type=Path))(command)
+    return click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")(command)
+
+
+def written_recipe(recipe: Path | None, family: str | None, data: tuple[str, ...], given: dict[str, Any]) -> Written:
+    """What the user wrote in the file and on the command line. Raises RecipeError."""
+    settings: dict[str, tuple[Any, str]] = {}
+    if family:
+        settings["family"] = (family, "--plugin")
+    if data:
+        settings["data.sets"] = (list(data), "--data")
+    for flag, (dotted, _) in FLAGS.items():
+        value = given[flag.replace("-", "_")]
+        if value is not None:
+            dotted = "method.name" if dotted == "method" else dotted
+            settings[dotted] = (value if flag in TEXT else parse_value(value), f"--{flag}")
+    for setting in given["settings"]:
+        dotted, equals, value = setting.partition("=")
+        if not equals or not dotted:
+            raise RecipeError(f"--set {setting}: write it as a.b=value")
+        settings[dotted] = (parse_value(value), "--set")
+    return written(recipe, settings)

@@ -1,0 +1,188 @@
+"""The contracts of parts. A part is a frozen, validated class whose fields are its options.
+
+`QLoRA(rank=64)` in Python, `method: {name: qlora, rank: 64}` in a recipe and `--method qlora
+--set method.rank=64` on the command line build the same object.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from ftx.data.conversation import Conversation
+    from ftx.data.tokens import Tokenizer
+
+
+class Part(BaseModel):
+    """Base of all parts. `name` is what recipes call it; the fields are its options, none unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    name: ClassVar[str]
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row as a source read it: `value` as parsed, and where it stood (`line` counts from 1)."""
+
+    value: Any
+    file: str
+    line: int
+
+
+class DataSource(Part, ABC):
+    """Where rows come from.
+
+    A whole plugin::
+
+        class Inline(DataSource):
+            name = "inline"
+            rows: list[dict[str, Any]]
+
+            def records(self):
+                for line, row in enumerate(self.rows, 1):
+                    yield Record(row, "inline", line)
+
+            def fingerprint(self):
+                return hash_text(repr(self.rows))
+    """
+
+    kind = "source"
+
+    @abstractmethod
+    def records(self) -> Iterator[Record]:
+        """Every row in order. Raises DataError for what cannot be read at all."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256 of the content, so that an artefact can say what it was trained on."""
+
+
+class DataFormat(Part, ABC):
+    """How a row's value becomes a Conversation."""
+
+    kind = "format"
+
+    @abstractmethod
+    def recognise(self, value: Any) -> str | None:
+        """The evidence that `value` is of this format ("has 'messages'"), or None. Never raises."""
+
+    @abstractmethod
+    def parse(self, value: Any) -> Conversation:
+        """The conversation in `value`. Raises `ftx.data.conversation.RowError` with reason and remedy."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model folder holds, read without loading a tensor. `dtype` is that of the stored weights."""
+
+    architecture: str
+    parameters: int
+    dtype: str
+    size_bytes: int
+    max_positions: int
+    vocab_size: int
+    notes: tuple[str, ...] = ()
+
+
+class Layout(ABC):
+    """How a checkpoint's tensors map onto the parameters of the native model, tensor by tensor."""
+
+    @abstractmethod
+    def native_names(self, stored: str) -> list[str]:
+        """Names of the native parameters that the stored tensor `stored` holds, in order."""
+
+    @abstractmethod
+    def split(self, stored: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The native parameters in a stored tensor, by name."""
+
+    @abstractmethod
+    def join(self, stored: str, native: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The stored tensor made of its native parameters: the exact inverse of `split`."""
+
+
+class ModelFamily(Part, ABC):
+    """A kind of model: how its folder is read, what LoRA tunes in it, how it is written back.
+
+    The model that `load` returns is one of transformers' own classes or a subclass; no code from
+    the model folder is ever run.
+    """
+
+    kind = "family"
+
+    @abstractmethod
+    def inspect(self, folder: Path) -> ModelFacts:
+        """Check the folder and say what it holds. Raises ModelError; loads no tensor."""
+
+    @abstractmethod
+    def load(
+        self, folder: Path, *, dtype: torch.dtype, device: str, attention: str, quantization: Any = None
+    ) -> PreTrainedModel:
+        """The model in eval mode with parameters of `dtype` on `device`.
+
+        `attention`: transformers' name of the implementation (sdpa, eager, ...). `quantization`: a
+        transformers quantisation config or None. Raises ModelError.
+        """
+
+    @abstractmethod
+    def tokenizer(self, folder: Path) -> Tokenizer:
+        """The folder's tokenizer, built without remote code. Raises ModelError."""
+
+    @abstractmethod
+    def layout(self, folder: Path) -> Layout:
+        """The tensor mapping of the folder's checkpoint."""
+
+    @abstractmethod
+    def lora_targets(self) -> list[str]:
+        """Leaf names of the modules LoRA tunes unless the recipe names others."""
+
+    def default_template(self) -> str:
+        """Name of the template for a tokenizer that brings no chat template."""
+        return "default"
+
+    def defaults(self) -> Mapping[str, Any]:
+        """Recipe values that this family prefers to ftx's own, in the recipe's shape."""
+        return {}
+
+
+class TrainMethod(Part, ABC):
+    """Which parameters are trained, and over what form of the base."""
+
+    kind = "method"
+    produces: ClassVar[str]  # "adapter" or "model"
+    default_lr: ClassVar[float]
+
+    def requirements(self) -> Iterable[str]:
+        """One sentence per thing this machine lacks for the method."""
+        return ()
+
+    def storage_dtype(self, compute_dtype: torch.dtype) -> torch.dtype:
+        """The dtype the base's parameters are held in; frozen ones need no more than the arithmetic."""
+        return compute_dtype
+
+    def quantization(self, compute_dtype: torch.dtype) -> Any:
+        """The quantisation the base is loaded with, or None."""
+        return None
+
+    @abstractmethod
+    def prepare(self, model: PreTrainedModel, family: ModelFamily, resume: Path | None) -> PreTrainedModel:
+        """The model with exactly the trained parameters requiring gradients, in training precision.
+
+        `resume` is a checkpoint's weight folder to continue from.
+        """
+
+    @abstractmethod
+    def save(self, model: PreTrainedModel, family: ModelFamily, base: Path, out: Path, *, final: bool) -> None:
+        """Write the trained weights into the folder `out`.
+
+        A checkpoint (`final=False`) keeps the precision of training; a final result takes the base's.
+        """

@@ -1,0 +1,118 @@
+"""From a data recipe to labelled token rows, every row accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ftx.contracts import DataFormat, DataSource, Record
+from ftx.data.conversation import RowError
+from ftx.data.ledger import Ledger, Reject
+from ftx.data.template import IGNORE, Encoded, Template
+from ftx.data.tokens import Tokenizer
+from ftx.errors import DataError
+
+if TYPE_CHECKING:
+    from ftx.plugins import Registry
+
+SAMPLE = 20  # rows that detection looks at
+SHOWN = 5  # rejected rows that a refusal spells out
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One source with the format of its rows; `evidence` is what the format was recognised by."""
+
+    source: DataSource
+    format: DataFormat
+    evidence: str
+    system: str | None
+
+
+@dataclass
+class Prepared:
+    """All rows of all sets, encoded, with the ledger and each set's content hash."""
+
+    rows: list[Encoded] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    hashes: list[str] = field(default_factory=list)
+
+
+def open_set(source: DataSource, format_name: str, system: str | None, registry: Registry) -> DataSet:
+    """The set with its format, found from the first rows when `format_name` is "auto". Raises DataError."""
+    if format_name != "auto":
+        return DataSet(source, registry.format(format_name)(), "named in the recipe", system)
+    sample = [record.value for record in islice(source.records(), SAMPLE)]
+    for candidate in registry.formats():
+        found = candidate()
+        evidence = [found.recognise(value) for value in sample]
+        if sample and evidence[0]:
+            return DataSet(source, found, evidence[0], system)
+    raise DataError(_unknown_format(next(source.records()), registry))
+
+
+def _unknown_format(first: Record, registry: Registry) -> str:
+    value = first.value
+    seen = "keys " + ", ".join(map(repr, value)) if isinstance(value, dict) else type(value).__name__
+    known = ", ".join(f.name for f in registry.formats())
+    return f"{first.file}: row {first.line} has {seen}, which is no known format ({known}); name one with format:"
+
+
+def prepare(sets: list[DataSet], template: Template, tokenizer: Tokenizer, max_length: int) -> Prepared:
+    """Parse, render and tokenise every row; over-long rows are cut on the right to `max_length` tokens."""
+    prepared = Prepared()
+    for data_set in sets:
+        prepared.hashes.append(data_set.source.fingerprint())
+        for record in data_set.source.records():
+            _add(prepared, record, data_set, template, tokenizer, max_length)
+    return prepared
+
+
+def _add(
+    prepared: Prepared, record: Record, data_set: DataSet, template: Template, tokenizer: Tokenizer, limit: int
+) -> None:
+    ledger = prepared.ledger
+    try:
+        row = template.encode(data_set.format.parse(record.value).with_system(data_set.system), tokenizer)
+        cut = Encoded(row.ids[:limit], row.labels[:limit])
+        labelled = sum(label != IGNORE for label in cut.labels[1:])
+        if not labelled:
+            raise RowError(*_nothing_to_learn(len(row.ids) > limit, limit))
+    except RowError as error:
+        ledger.rejects.append(Reject(record.file, record.line, error.reason, error.remedy))
+        return
+    prepared.rows.append(cut)
+    ledger.truncated += len(row.ids) > limit
+    ledger.kept += len(row.ids) <= limit
+    ledger.tokens += len(cut.ids)
+    ledger.labelled += labelled
+    ledger.longest = max(ledger.longest, len(cut.ids))
+
+
+def _nothing_to_learn(too_long: bool, limit: int) -> tuple[str, str]:
+    if too_long:
+        return f"no answer begins within {limit} tokens", "raise data.max_length or shorten the question"
+    return "no token of the row is learnt", "set loss on an answer or remove the row"
+
+
+def refuse_rejects(ledger: Ledger, allowed: int) -> None:
+    """Raise DataError when more rows were rejected than allowed, or none is left."""
+    rejects = ledger.rejects
+    if len(rejects) <= allowed and ledger.trained:
+        return
+    more = len(rejects) - SHOWN
+    tail = [f"... and {more} more rows"] if more > 0 else []
+    summary = (
+        f"{len(rejects)} of {ledger.read} rows cannot be trained on and data.max_rejected is {allowed}: "
+        f"mend them, or allow so many with --set data.max_rejected={len(rejects)}"
+        if ledger.trained
+        else f"none of the {ledger.read} rows can be trained on"
+    )
+    raise DataError(summary, *(r.sentence() for r in rejects[:SHOWN]), *tail)
+
+
+def rejects_as_rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    """Rejected rows for rejects.jsonl."""
+    return (vars(reject) for reject in ledger.rejects)

@@ -1,0 +1,72 @@
+"""A tokenizer that keeps text and special tokens apart."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ftx.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Tokenizer:
+    """Wraps a transformers tokenizer of the fast kind (`hf`).
+
+    `encode_text` never yields a special token, whatever the text says: `<|im_end|>` typed by a user stays
+    ordinary characters. Special tokens come only from `special`.
+    """
+
+    def __init__(self, hf: PreTrainedTokenizerBase) -> None:
+        if not getattr(hf, "is_fast", False):
+            raise ModelError("the tokenizer has no fast form: add a tokenizer.json to the model folder")
+        self.hf = hf
+        self._plain = copy.deepcopy(hf.backend_tokenizer)
+        self._plain.encode_special_tokens = True
+        self._plain.no_padding()
+        self._plain.no_truncation()
+        names = {t.content for t in hf.added_tokens_decoder.values() if t.special}
+        ordered = sorted(names, key=len, reverse=True)
+        self._specials = re.compile("(" + "|".join(map(re.escape, ordered)) + ")") if ordered else None
+
+    @property
+    def bos(self) -> str:
+        """The text of the token that begins a row, "" when the model has none."""
+        return str(self.hf.bos_token or "")
+
+    @property
+    def eos_ids(self) -> set[int]:
+        return set() if self.hf.eos_token_id is None else {int(self.hf.eos_token_id)}
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills rows to equal length; never labelled and never attended to."""
+        return int(self.hf.pad_token_id if self.hf.pad_token_id is not None else 0)
+
+    @property
+    def chat_template(self) -> str | None:
+        template = self.hf.chat_template
+        return template if isinstance(template, str) else None
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of ordinary text: no special token, nothing put before or after."""
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def special(self, token: str) -> int | None:
+        """The id of a special token, or None when the vocabulary does not hold it as one token."""
+        if self._specials is None or not self._specials.fullmatch(token):
+            return None
+        return int(self.hf.convert_tokens_to_ids(token))
+
+    def split_specials(self, text: str) -> list[str]:
+        """`text` cut at its special tokens, which stand as elements of their own."""
+        return [p for p in (self._specials.split(text) if self._specials else [text]) if p]
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        return str(self.hf.decode(list(ids), skip_special_tokens=skip_special))
+
+    def save(self, folder: str) -> Iterable[str]:
+        return self.hf.save_pretrained(folder)  # type: ignore[no-any-return]

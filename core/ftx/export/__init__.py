@@ -1,0 +1,1 @@
+"""Models out: exact export, merging, and the proof that both are right."""

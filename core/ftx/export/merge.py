@@ -1,0 +1,146 @@
+"""Merges an adapter into its base, shard by shard, in the base's own layout and dtype."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftx.artifact import Artifact, copy_companions, seal, write_template
+from ftx.atomic import weights_fingerprint, whole_folder
+from ftx.checkpoint_files import Checkpoint, read_json
+from ftx.console import Console
+from ftx.contracts import Layout, ModelFamily
+from ftx.errors import ModelError, RecipeError, VerificationError
+from ftx.export.compare import compare_merged
+from ftx.export.weights import write_shards
+
+if TYPE_CHECKING:
+    import torch
+
+# Features of peft adapters that change the model otherwise than by W + scale * B @ A.
+UNMERGEABLE = ("use_dora", "modules_to_save", "fan_in_fan_out", "lora_bias", "alora_invocation_tokens")
+
+
+def merge(artifact: Artifact, family: ModelFamily, base: Path, out: Path, console: Console) -> Artifact:
+    """Merge an adapter artefact into `base` and seal the result in `out`.
+
+    Never holds more than one shard besides the two models of the closing comparison: merged and unmerged logits
+    must agree before the result appears. A base that QLoRA saw in 4 bit is taken in its own 16 or 32 bit.
+    Raises RecipeError when `out` exists, ModelError, VerificationError when the logits differ.
+    """
+    if artifact.kind != "adapter":
+        raise RecipeError(f"{artifact.folder} is a {artifact.kind}, not an adapter: there is nothing to merge")
+    if out.exists():
+        raise RecipeError(f"--out: {out} exists already; give another folder")
+    if weights_fingerprint(base) != artifact.manifest["base"]["fingerprint"]:
+        raise ModelError(f"{base} is not the base this adapter was trained on (its weights differ)")
+    adapter = Adapter.read(artifact.folder)
+    with whole_folder(out) as folder:
+        merge_weights(adapter, family.layout(base), base, folder)
+        copy_companions(base, folder)
+        template = (artifact.folder / "chat_template.jinja").read_text("utf-8")
+        write_template(folder, template, list(artifact.plan["template"]["stop_ids"]))
+        agreement = compare_merged(family, base, artifact.folder, folder)
+        if not agreement.agrees:
+            raise VerificationError(
+                f"merged and unmerged logits differ by {agreement.difference:.3g} at a scale of "
+                f"{agreement.scale:.3g}; the merge is discarded"
+            )
+        seal(
+            folder,
+            "merged",
+            plan=artifact.plan,
+            base=artifact.manifest["base"],
+            data=artifact.manifest["data"],
+            metrics={
+                **artifact.manifest["metrics"],
+                "max_logit_difference": agreement.difference,
+                "logit_scale": agreement.scale,
+            },
+        )
+    merged = Artifact.open(out)
+    console.event({"event": "merged", "artifact": str(out), **merged.manifest["metrics"]})
+    return merged
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter as stored: `factors` maps a native parameter name to (A [r, in], B [out, r], scale)."""
+
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
+
+    @staticmethod
+    def read(folder: Path) -> Adapter:
+        """Read peft's files. Raises ModelError for a feature that merging would lose."""
+        from safetensors.torch import load_file
+
+        config = read_json(folder / "adapter_config.json")
+        if config.get("peft_type") != "LORA":
+            raise ModelError(f"{folder} is a {config.get('peft_type')} adapter; ftx merges LoRA")
+        if used := [feature for feature in UNMERGEABLE if config.get(feature)]:
+            raise ModelError(f"{folder} uses {', '.join(used)}, which cannot be merged yet")
+        tensors = load_file(folder / "adapter_model.safetensors")
+        factors = {}
+        for name, a in tensors.items():
+            if ".lora_A." in name:
+                module = name.removeprefix("base_model.model.").partition(".lora_A.")[0]
+                b = tensors[name.replace(".lora_A.", ".lora_B.")]
+                factors[f"{module}.weight"] = (a, b, _scale(config, module, a.shape[0]))
+        if len(tensors) != 2 * len(factors):
+            raise ModelError(f"{folder} holds tensors other than LoRA factors, which cannot be merged")
+        return Adapter(factors)
+
+    def delta(self, name: str) -> torch.Tensor:
+        """scale * B @ A in float32, [out, in]."""
+        a, b, scale = self.factors[name]
+        return (b.float() @ a.float()) * scale
+
+
+def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    import re
+
+    def pattern(table: Mapping[str, Any]) -> Any:
+        return next((v for k, v in table.items() if re.search(rf"(^|\.)({k})$", module)), None)
+
+    alpha = pattern(config.get("alpha_pattern") or {}) or config["lora_alpha"]
+    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def merge_weights(adapter: Adapter, layout: Layout, base: Path, out: Path) -> None:
+    """Write the merged shards. Tensors the adapter does not touch are copied bit for bit.
+
+    Raises ModelError when the adapter tunes a parameter the base does not have.
+    """
+    checkpoint = Checkpoint.of(base)
+    known = {native for name in checkpoint.tensors for native in layout.native_names(name)}
+    if stray := sorted(adapter.factors.keys() - known):
+        raise ModelError(f"the adapter tunes {stray[0]}, which {base} does not have: it is another model's")
+    held: dict[str, Mapping[str, torch.Tensor]] = {}
+
+    def tensor(name: str) -> torch.Tensor:
+        shard = checkpoint.tensors[name].shard
+        if shard not in held:
+            held.clear()
+            held[shard] = checkpoint.read(shard)
+        return _merged(name, held[shard][name], adapter, layout)
+
+    write_shards(checkpoint, out, tensor)
+
+
+def _merged(name: str, stored: torch.Tensor, adapter: Adapter, layout: Layout) -> torch.Tensor:
+    native = layout.split(name, stored)
+    touched = [n for n in native if n in adapter.factors]
+    for n in touched:
+        native[n] = (native[n].float() + adapter.delta(n)).to(stored.dtype)
+    return layout.join(name, native) if touched else stored
+
+
+def adapter_base(folder: Path) -> Path:
+    """The base folder a peft adapter names. Raises ModelError."""
+    named = json.loads((folder / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
+    if not named:
+        raise ModelError(f"{folder} names no base model; give --base FOLDER")
+    return Path(named)

@@ -1,0 +1,66 @@
+"""Writes a native model's parameters back in the layout of the folder it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftx.checkpoint_files import Checkpoint
+from ftx.contracts import Layout
+from ftx.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def export_weights(
+    native: Mapping[str, torch.Tensor], layout: Layout, source: Path, out: Path, *, keep_dtype: bool = False
+) -> None:
+    """Write `native` under the names and in the shards of `source`, as safetensors.
+
+    Each tensor takes the dtype it has in `source`, or stays as it is with `keep_dtype`. Weights that were not
+    changed come out bit for bit. Raises ModelError when a parameter is missing.
+    """
+    checkpoint = Checkpoint.of(source)
+
+    def tensor(name: str) -> torch.Tensor:
+        import torch
+
+        absent = [n for n in layout.native_names(name) if n not in native]
+        if absent:
+            raise ModelError(f"the model has no parameter {absent[0]}, which {name} of {source} needs")
+        joined = layout.join(name, native)
+        return joined if keep_dtype else joined.to(getattr(torch, checkpoint.tensors[name].dtype))
+
+    write_shards(checkpoint, out, tensor)
+
+
+def write_shards(checkpoint: Checkpoint, out: Path, tensor: Callable[[str], torch.Tensor]) -> None:
+    """Write `tensor(name)` for every stored name into `out`, one shard at a time, sharded as `checkpoint` is.
+
+    Rotary buffers of old exports are left out: they are computed. Raises OSError.
+    """
+    from safetensors.torch import save_file
+
+    names: dict[str, list[str]] = {shard: [] for shard in checkpoint.shards}
+    for name, info in checkpoint.tensors.items():
+        if not name.endswith("rotary_emb.inv_freq"):
+            names[info.shard].append(name)
+    weight_map: dict[str, str] = {}
+    total = 0
+    for shard, stored in names.items():
+        file = _safetensors_name(shard)
+        # A clone of its own for each, as shared or strided memory cannot be stored.
+        tensors = {name: tensor(name).detach().to("cpu").contiguous().clone() for name in stored}
+        save_file(tensors, out / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(stored, file)
+        total += sum(t.numel() * t.element_size() for t in tensors.values())
+    if len(names) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), "utf-8")
+
+
+def _safetensors_name(shard: str) -> str:
+    return shard.replace("pytorch_model", "model").removesuffix(".bin").removesuffix(".safetensors") + ".safetensors"

@@ -1,0 +1,328 @@
+"""A plan: every name resolved to a configured part, every check passed, sizes known, no device touched."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from ftx.checkpoint_files import read_json
+from ftx.contracts import DataSource, ModelFacts, ModelFamily, Part, TrainMethod
+from ftx.data.load import DataSet, Prepared, open_set, prepare, refuse_rejects
+from ftx.data.template import Template, check_template_name, choose_template
+from ftx.data.tokens import Tokenizer
+from ftx.errors import FtxError, ModelError, RecipeError
+from ftx.recipe import Recipe, SetRecipe, Written, sentence
+
+if TYPE_CHECKING:
+    from ftx.plugins import Registry
+
+T = TypeVar("T")
+CHECKPOINTS_A_RUN = 10
+
+
+@dataclass
+class Plan:
+    """All that `fit` needs. `as_dict` is what is printed, stored and sealed into the artefact."""
+
+    recipe: Recipe
+    origins: dict[str, str]
+    registry: Registry
+    family: ModelFamily
+    method: TrainMethod
+    facts: ModelFacts
+    tokenizer: Tokenizer
+    template: Template
+    sets: list[DataSet]
+    prepared: Prepared
+    out: Path
+    base: Path
+    stop_ids: list[int]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.prepared.rows) / self.recipe.train.global_batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        train = self.recipe.train
+        return train.max_steps or max(1, math.ceil(self.steps_per_epoch * train.epochs))
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps with rising learning rate: at least one when warm-up is asked for, never the whole run."""
+        ratio = self.recipe.train.warmup_ratio
+        return min(max(1, round(ratio * self.steps)), self.steps - 1) if ratio else 0
+
+    @property
+    def lr(self) -> float:
+        return self.recipe.train.lr or self.method.default_lr
+
+    @property
+    def save_every(self) -> int:
+        return self.recipe.train.save_every or max(1, self.steps // CHECKPOINTS_A_RUN)
+
+    def origin_of(self, dotted: str) -> str:
+        return self.origins.get(dotted, "default")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return {
+            "family": _part(self.family),
+            "method": {**_part(self.method), "produces": self.method.produces},
+            "model": {"path": str(self.base), **vars(self.facts)},
+            "template": {"name": self.template.name, "stop": list(self.template.stop), "stop_ids": self.stop_ids},
+            "data": {
+                "sets": [self._set(i) for i in range(len(self.sets))],
+                "max_length": self.recipe.data.max_length,
+                "rows": self.prepared.ledger.as_dict(),
+            },
+            "train": {
+                **self.recipe.train.model_dump(mode="json"),
+                "lr": self.lr,
+                "steps": self.steps,
+                "steps_per_epoch": self.steps_per_epoch,
+                "warmup_steps": self.warmup_steps,
+                "save_every": self.save_every,
+            },
+            "out": str(self.out),
+            "writes": ["plan.json", "events.jsonl", "checkpoints/", f"{self.method.produces}/"],
+            "origins": self.origins,
+            "notes": self.notes,
+        }
+
+    def _set(self, index: int) -> dict[str, Any]:
+        one = self.sets[index]
+        return {
+            "source": _part(one.source),
+            "format": one.format.name,
+            "evidence": one.evidence,
+            "system": one.system,
+            "sha256": self.prepared.hashes[index],
+        }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {"name": part.name, **part.model_dump(mode="json")}
+
+
+class _Problems:
+    """Collects every mistake that can be found, so that the user hears of all at once."""
+
+    def __init__(self) -> None:
+        self.errors: list[FtxError] = []
+
+    def of(self, what: Callable[[], T]) -> T | None:
+        try:
+            return what()
+        except FtxError as error:
+            self.errors.append(error)
+            return None
+
+    def add(self, sentences: Iterable[str]) -> None:
+        self.errors += [RecipeError(one) for one in sentences]
+
+    def error(self) -> FtxError:
+        """One error of the first cause with all sentences."""
+        sentences = [one for error in self.errors for one in error.problems]
+        return type(self.errors[0])(*dict.fromkeys(sentences))
+
+
+def make_plan(written: Written, registry: Registry) -> Plan:
+    """Resolve and check a recipe. Raises a FtxError of the first cause that holds every sentence found."""
+    problems = _Problems()
+    written = _with_family_defaults(written, registry)
+    recipe = problems.of(written.recipe)
+    if recipe is None:
+        _check_names(written.values, registry, problems)
+        raise problems.error()
+    base = Path(recipe.model)
+    family = problems.of(lambda: find_family(recipe.family, base, registry))
+    method = problems.of(lambda: configured(registry.method(recipe.method["name"]), recipe.method, "method"))
+    if method:
+        problems.add(method.requirements())
+    problems.add(_device_missing(recipe))
+    sets = [problems.of(lambda s=s: _open(s, registry)) for s in recipe.data.sets]  # type: ignore[misc]
+    facts = problems.of(lambda: family.inspect(base)) if family else None
+    tokenizer = problems.of(lambda: family.tokenizer(base)) if family and facts else None
+    eos = generation_eos(base) if facts else set()
+    template = problems.of(lambda: _template(recipe.template, tokenizer, family, eos))
+    if problems.errors or not (family and method and facts and tokenizer and template):
+        raise problems.error()
+    ready = [one for one in sets if one]
+    prepared = prepare(ready, template, tokenizer, recipe.data.max_length)
+    refuse_rejects(prepared.ledger, recipe.data.max_rejected)
+    plan = Plan(
+        recipe=recipe,
+        origins=written.origins,
+        registry=registry,
+        family=family,
+        method=method,
+        facts=facts,
+        tokenizer=tokenizer,
+        template=template,
+        sets=ready,
+        prepared=prepared,
+        out=Path(recipe.out or f"runs/{_stem(recipe)}-{method.name}"),
+        base=base,
+        stop_ids=sorted(set(template.stop_ids(tokenizer)) | eos),
+        notes=list(facts.notes),
+    )
+    if refused := registry.check_plan(plan):
+        raise RecipeError(*refused)
+    return plan
+
+
+def _template(name: str, tokenizer: Tokenizer | None, family: ModelFamily | None, eos: set[int]) -> Template | None:
+    """The template, proven to fit the tokenizer; without a tokenizer only its name can be checked."""
+    if tokenizer is None or family is None:
+        check_template_name(name)
+        return None
+    template = choose_template(name, tokenizer, family.default_template(), eos)
+    if unfit := template.check(tokenizer):
+        raise RecipeError(*unfit)
+    return template
+
+
+def _device_missing(recipe: Recipe) -> list[str]:
+    if recipe.train.device != "cuda":
+        return []
+    import torch
+
+    return [] if torch.cuda.is_available() else ["train.device: 'cuda' is asked for, but torch finds no GPU here"]
+
+
+def _with_family_defaults(written: Written, registry: Registry) -> Written:
+    """The user's values over those that the family, where it is known, prefers to ftx's own."""
+    values = written.values
+    try:
+        family = find_family(str(values.get("family", "auto")), Path(str(values.get("model", ""))), registry)
+    except FtxError:
+        return written  # the checks that follow say what is wrong
+    return _with_defaults(written, family)
+
+
+def _with_defaults(written: Written, family: ModelFamily) -> Written:
+    """The user's values over the family's own."""
+    defaults = family.defaults()
+    if not defaults:
+        return written
+    merged = Written()
+    merged.put_all(defaults, f"family {family.name}")
+    for dotted, origin in written.origins.items():
+        value: Any = written.values
+        for key in dotted.split("."):
+            value = value[key]
+        merged.put(dotted, value, origin)
+    return merged
+
+
+def _check_names(values: dict[str, Any], registry: Registry, problems: _Problems) -> None:
+    """Names can be checked even where the rest of the recipe is broken."""
+    family, method = values.get("family"), values.get("method")
+    name = method.get("name") if isinstance(method, dict) else method
+    if isinstance(family, str) and family != "auto":
+        problems.of(lambda: registry.family(family))
+    if isinstance(name, str):
+        problems.of(lambda: registry.method(name))
+    if isinstance(template := values.get("template"), str):
+        problems.of(lambda: check_template_name(template))
+
+
+def find_family(name: str, base: Path, registry: Registry) -> ModelFamily:
+    """The family called `name`, or for "auto" the one whose plugin claims the folder's config.json."""
+    if name == "auto":
+        config = read_model_config(base)
+        found = registry.detect_family(config)
+        if found is None:
+            known = ", ".join(registry.parts["family"])
+            kind = config.get("model_type")
+            raise ModelError(f"no plugin reads model_type '{kind}' of {base}; families: {known}")
+        name = found
+    return registry.family(name)()
+
+
+def read_model_config(base: Path) -> dict[str, Any]:
+    if not base.is_dir():
+        raise ModelError(f"model folder {base} does not exist")
+    return read_json(base / "config.json")
+
+
+def generation_eos(base: Path) -> set[int]:
+    """The stop ids in a model folder's generation_config.json."""
+    path = base / "generation_config.json"
+    eos = read_json(path).get("eos_token_id") if path.is_file() else None
+    return set(eos) if isinstance(eos, list) else set() if eos is None else {int(eos)}
+
+
+PartT = TypeVar("PartT", bound=Part)
+
+
+def configured(part: type[PartT], options: dict[str, Any], where: str) -> PartT:
+    """A part built from its options. Raises RecipeError with one sentence per bad option."""
+    given = {key: value for key, value in options.items() if key != "name"}
+    try:
+        return part(**given)
+    except ValidationError as error:
+        raise RecipeError(
+            *(sentence({**e, "loc": (where, *e["loc"])}, _Wrapped.of(part, where), {}) for e in error.errors())
+        ) from None
+
+
+class _Wrapped:
+    """Lets `sentence` find a part's fields under the name of its section."""
+
+    @staticmethod
+    def of(part: type[Part], where: str) -> Any:
+        from pydantic import create_model
+
+        return create_model("Wrapped", **{where: (part, ...)})  # type: ignore[call-overload]
+
+
+def _open(entry: SetRecipe, registry: Registry) -> DataSet:
+    options = entry.source_options()
+    source: DataSource = configured(registry.source(options["name"]), options, "data.source")
+    return open_set(source, entry.format, entry.system, registry)
+
+
+def _stem(recipe: Recipe) -> str:
+    first = recipe.data.sets[0]
+    return Path(first.path).stem if first.path else str(first.source_options()["name"])
+
+
+def plan_text(plan: Plan) -> str:
+    """plan.json's content."""
+    return json.dumps(plan.as_dict(), ensure_ascii=False, indent=1)
+
+
+def schema(registry: Registry) -> dict[str, Any]:
+    """JSON schema of recipes, with the options of every known method and source."""
+    base = Recipe.model_json_schema()
+    methods = [
+        {"const": name, "description": (part.__doc__ or "").split("\n")[0]}
+        for name, part in registry.parts["method"].items()
+    ]
+    options = [_named_schema(part) for part in registry.parts["method"].values()]
+    base["properties"]["method"] = {"anyOf": [*methods, *options], "default": {"name": "lora"}}
+    sources = [_named_schema(part) for part in registry.parts["source"].values()]
+    base["$defs"]["SetRecipe"]["properties"]["source"] = {"anyOf": [*sources, {"type": "null"}], "default": None}
+    base["properties"]["family"]["enum"] = ["auto", *registry.parts["family"]]
+    base["$defs"]["SetRecipe"]["properties"]["format"]["enum"] = ["auto", *registry.parts["format"]]
+    base["properties"]["data"] = {
+        "anyOf": [{"$ref": "#/$defs/DataRecipe"}, {"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    }
+    return base
+
+
+def _named_schema(part: type[Part]) -> dict[str, Any]:
+    described = part.model_json_schema()
+    described["properties"] = {"name": {"const": part.name}, **described.get("properties", {})}
+    described["required"] = ["name", *described.get("required", [])]
+    return described

@@ -1,0 +1,238 @@
+"""What the user wrote: YAML and flags, typed, unknown keys refused, each value knowing where it came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ftx.errors import FtxError, RecipeError, did_you_mean
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
+
+
+class SetRecipe(_Section):
+    """One data set: a local `path`, or a `source` part with its options."""
+
+    path: str | None = Field(None, description="a local file; short for source: {name: files, path: ...}")
+    source: dict[str, Any] | None = Field(None, description="a source by name, with its options")
+    format: str = Field("auto", description="a format by name; auto finds it from the first rows")
+    system: str | None = Field(None, description="system message for the rows that have none")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> SetRecipe:
+        if (self.path is None) == (self.source is None):
+            raise ValueError("give either path or source")
+        if self.source is not None and not isinstance(self.source.get("name"), str):
+            raise ValueError("source needs the name of a source")
+        return self
+
+    def source_options(self) -> dict[str, Any]:
+        """The source's name and options."""
+        return self.source if self.source is not None else {"name": "files", "path": self.path}
+
+
+class DataRecipe(_Section):
+    """What is trained on."""
+
+    sets: list[SetRecipe] = Field(min_length=1, description="the data sets, read in order")
+    max_length: int = Field(2048, ge=2, description="longest row in tokens; the rest is cut off")
+    max_rejected: int = Field(0, ge=0, description="rows that may be unusable before the run is refused")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        value = {"sets": value} if isinstance(value, str | list) else value
+        if isinstance(value, dict) and "sets" in value:
+            sets = value["sets"] if isinstance(value["sets"], list) else [value["sets"]]
+            value = {**value, "sets": [{"path": s} if isinstance(s, str) else s for s in sets]}
+        return value
+
+
+class TrainRecipe(_Section):
+    """How the weights are moved."""
+
+    epochs: float = Field(3.0, gt=0, description="passes over the data; max_steps overrides it")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps")
+    global_batch_size: int = Field(16, ge=1, description="rows per optimizer step, over all processes")
+    micro_batch_size: int = Field(4, ge=1, description="rows a process computes at once; changes no result")
+    lr: float | None = Field(None, gt=0, description="peak learning rate; default: the method's own")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps with rising rate")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay")
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="AdamW's momentum terms")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this global norm")
+    seed: int = Field(42, ge=0, description="order of rows, adapter initialisation, dropout")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="arithmetic; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    save_every: int | None = Field(None, ge=1, description="steps between checkpoints; default: 10 in a run")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
+
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("each must be at least 0 and below 1")
+        return value
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> TrainRecipe:
+        if self.micro_batch_size > self.global_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} exceeds global_batch_size")
+        return self
+
+
+class Recipe(_Section):
+    """A whole run. `method` is the name of a training method or {name: ..., options}."""
+
+    family: str = Field("auto", description="model family; auto asks config.json")
+    model: str = Field(description="the base model's folder")
+    method: dict[str, Any] = Field({"name": "lora"}, description="training method, by name or with options")
+    template: str = Field("auto", description="prompt template; auto: the tokenizer's own, else the family's")
+    data: DataRecipe
+    train: TrainRecipe = TrainRecipe()
+    out: str | None = Field(None, description="the run's folder; default: runs/<data>-<method>")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("method")
+    @classmethod
+    def _named(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(value.get("name"), str):
+            raise ValueError("needs the name of a method")
+        return value
+
+
+@dataclass
+class Written:
+    """Values as the user wrote them, with the place each came from ("recipe.yaml", "--lr", ...)."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def put(self, dotted: str, value: Any, origin: str) -> None:
+        """Set one value by its dotted name; a later put wins. Raises RecipeError when the path is blocked."""
+        *parents, last = dotted.split(".")
+        place = self.values
+        for key in parents:
+            inner = place.get(key)
+            if isinstance(inner, str | list):  # a short form: `method: lora`, `data: rows.jsonl`
+                inner = {"name" if key in ("method", "source") else "sets": inner}
+            if inner is not None and not isinstance(inner, dict):
+                raise RecipeError(f"{origin}: '{dotted}' cannot be set: {key} is {inner!r}")
+            place[key] = place = {} if inner is None else inner
+        place[last] = value
+        self.origins[dotted] = origin
+
+    def put_all(self, values: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+        """Set every leaf of a nested mapping."""
+        for key, value in values.items():
+            if isinstance(value, Mapping) and value:
+                self.put_all(value, origin, f"{prefix}{key}.")
+            else:
+                self.put(f"{prefix}{key}", value, origin)
+
+    def recipe(self) -> Recipe:
+        """The validated recipe. Raises RecipeError with one sentence per problem."""
+        try:
+            return Recipe.model_validate(self.values)
+        except ValidationError as error:
+            raise RecipeError(*(sentence(e, Recipe, self.origins) for e in error.errors())) from None
+
+    def origin_of(self, dotted: str) -> str:
+        return self.origins.get(dotted, "default")
+
+
+def sentence(error: Any, model: type[BaseModel], origins: Mapping[str, str]) -> str:
+    """One pydantic error as a sentence that names the dotted option, its origin and the bad value."""
+    dotted = ".".join(str(part) for part in error["loc"])
+    origin = origins.get(dotted)
+    where = f"{dotted} ({origin})" if origin else dotted or "recipe"
+    if error["type"] == "extra_forbidden":
+        known = fields_at(model, error["loc"][:-1])
+        return f"{where}: unknown key; {did_you_mean(str(error['loc'][-1]), known)}"
+    if error["type"] == "missing":
+        flag = {"model": " (--model FOLDER)", "data": " (--data FILE)", "data.sets": " (--data FILE)"}.get(dotted, "")
+        return f"{where}: is required{flag}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    given = error["input"]
+    value = f" (given: {given!r})" if not isinstance(given, dict | BaseModel) else ""
+    return f"{where}: {message[:1].lower()}{message[1:]}{value}"
+
+
+def fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    """Names of the fields of the section at `path`."""
+    for part in path:
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(_models(model.model_fields[part].annotation), model)
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 2e-4 is a number, as people write learning rates."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_value(text: str) -> Any:
+    """A value from the command line, read as YAML. Raises RecipeError."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  (_Loader is a SafeLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"'{text}' is no YAML value: {str(error).splitlines()[0]}") from None
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The mapping in a recipe file. Raises RecipeError."""
+    try:
+        value = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506
+    except FileNotFoundError:
+        raise RecipeError(f"recipe {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path} is broken YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise RecipeError(f"recipe {path} holds no mapping")
+    return value
+
+
+def written(file: Path | None, settings: Mapping[str, tuple[Any, str]]) -> Written:
+    """A recipe file with settings on top, each `dotted name -> (value, origin)`.
+
+    Raises RecipeError with all problems of both.
+    """
+    problems: list[str] = []
+    result = Written()
+    if file is not None:
+        result.put_all(read_recipe(file), str(file))
+    for dotted, (value, origin) in settings.items():
+        try:
+            result.put(dotted, value, origin)
+        except FtxError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError(*problems)
+    return result

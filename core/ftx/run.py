@@ -1,0 +1,90 @@
+"""A run's folder: plan.json, events.jsonl, checkpoints and the finished artefact."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftx.atomic import write_text
+from ftx.data.load import rejects_as_rows
+from ftx.errors import RecipeError, StorageError
+from ftx.plan import Plan, plan_text
+
+if TYPE_CHECKING:
+    from ftx.console import Console
+
+CHECKPOINTS = "checkpoints"
+PREFIX = "step-"
+
+
+@dataclass
+class Run:
+    """One training run. Every event goes to events.jsonl and to the console."""
+
+    folder: Path
+    plan: Plan
+    console: Console
+
+    @staticmethod
+    def create(plan: Plan, console: Console) -> Run:
+        """Make the folder. Raises RecipeError when it holds something already."""
+        folder = plan.out
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            held = "another run" if (folder / "plan.json").exists() else "other files"
+            raise RecipeError(f"out: {folder} holds {held}; give another --out, or continue with --resume auto")
+        try:
+            (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"out: {folder} cannot be made: {error.strerror}") from None
+        write_text(folder / "plan.json", plan_text(plan))
+        if plan.prepared.ledger.rejects:
+            rows = (json.dumps(row, ensure_ascii=False) for row in rejects_as_rows(plan.prepared.ledger))
+            write_text(folder / "rejects.jsonl", "\n".join(rows) + "\n")
+        return Run(folder, plan, console)
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Record what happened; `time` is seconds since the epoch."""
+        event = {"event": name, "time": round(time.time(), 3), **fields}
+        try:
+            with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise StorageError(f"{file_name(self.folder)} could not be written: {error.strerror}") from None
+        self.console.event(event)
+
+    def checkpoint(self, step: int) -> Path:
+        return self.folder / CHECKPOINTS / f"{PREFIX}{step:08d}"
+
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        return checkpoints_in(self.folder)
+
+
+def file_name(folder: Path) -> str:
+    return str(folder / "events.jsonl")
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Whole checkpoints of a run folder, oldest first."""
+    return sorted((folder / CHECKPOINTS).glob(f"{PREFIX}*"))
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """The recorded loss of every step; after a resume the later record of a step counts."""
+    steps = (e for e in events(folder) if e["event"] == "step")
+    return {int(e["step"]): float(e["loss"]) for e in steps}
+
+
+def events(folder: Path) -> list[Mapping[str, Any]]:
+    """All whole lines of events.jsonl; a line cut off by a kill is passed over."""
+    found: list[Mapping[str, Any]] = []
+    for line in (folder / "events.jsonl").read_text("utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found

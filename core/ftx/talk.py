@@ -1,0 +1,166 @@
+"""Asking a model: a base, an adapter on its base, or a merged model, with the template it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftx.artifact import Artifact
+from ftx.contracts import ModelFamily
+from ftx.data.conversation import Message
+from ftx.data.template import JinjaTemplate, Template, choose_template
+from ftx.data.tokens import Tokenizer
+from ftx.errors import ModelError
+from ftx.export.merge import adapter_base
+from ftx.plan import find_family, generation_eos
+from ftx.train.fit import arithmetic
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from ftx.plugins import Registry
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`temperature` 0 is greedy; `max_new_tokens` bounds an answer that does not stop."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`text` without the stop token; `stopped` says whether the model ended it itself."""
+
+    text: str
+    stopped: bool
+    tokens: int
+
+
+@dataclass
+class Talk:
+    """A loaded model with its tokenizer, template and stop ids, and the conversation so far."""
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    template: Template
+    stop_ids: list[int]
+    system: str | None = None
+    history: list[Message] = field(default_factory=list)
+
+    def reset(self) -> None:
+        self.history.clear()
+
+    def ask(self, question: str, sampling: Sampling, show: Callable[[str], None] | None = None) -> Answer:
+        """The answer to `question` after the history, which then holds both. `show` gets the text as it comes."""
+        head = [Message("system", self.system)] if self.system else []
+        asked = [*self.history, Message("user", question)]
+        answer = self._generate(self.template.prompt([*head, *asked], self.tokenizer), sampling, show)
+        self.history = [*asked, Message("assistant", answer.text)]
+        return answer
+
+    def _generate(self, prompt: list[int], sampling: Sampling, show: Callable[[str], None] | None) -> Answer:
+        import torch
+        from transformers import GenerationConfig
+
+        torch.manual_seed(sampling.seed)
+        config = GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=sampling.temperature > 0,
+            temperature=sampling.temperature or 1.0,
+            top_p=sampling.top_p,
+            eos_token_id=self.stop_ids,
+            pad_token_id=self.tokenizer.pad_id,
+        )
+        ids = torch.tensor([prompt], device=self.model.device)
+        streamer = _Stream(self.tokenizer, self.stop_ids, show) if show else None
+        with torch.inference_mode():
+            out: Any = self.model.generate(
+                ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer
+            )
+        new = out[0, len(prompt) :].tolist()
+        stopped = bool(new) and new[-1] in self.stop_ids
+        text = self.tokenizer.decode(new[:-1] if stopped else new)
+        return Answer(text, stopped, len(new))
+
+
+class _Stream:
+    """Shows text as soon as its bytes make whole characters."""
+
+    def __init__(self, tokenizer: Tokenizer, stop_ids: list[int], show: Callable[[str], None]) -> None:
+        self._tokenizer = tokenizer
+        self._stop = set(stop_ids)
+        self._show = show
+        self._ids: list[int] = []
+        self._shown = 0
+        self._prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        if self._prompt:  # generate hands over the prompt first
+            self._prompt = False
+            return
+        self._ids += [i for i in value.flatten().tolist() if i not in self._stop]
+        text = self._tokenizer.decode(self._ids)
+        if not text.endswith("\ufffd"):  # the mark of a character whose bytes are not all there yet
+            self._flush(text)
+
+    def end(self) -> None:
+        self._flush(self._tokenizer.decode(self._ids))
+
+    def _flush(self, text: str) -> None:
+        if len(text) > self._shown:
+            self._show(text[self._shown :])
+            self._shown = len(text)
+
+
+def open_talk(
+    path: Path, registry: Registry, *, base: Path | None = None, template: str = "auto", device: str = "auto"
+) -> Talk:
+    """Load whatever `path` is: a model folder, a sealed artefact, a run's folder, or a peft adapter.
+
+    An artefact's own template is used unless another is named. Raises ModelError, VerificationError.
+    """
+    if not path.is_dir():
+        raise ModelError(f"{path} does not exist or is no folder")
+    artifact = Artifact.find(path)
+    folder = artifact.folder if artifact else path
+    adapter = (folder / "adapter_config.json").is_file()
+    model_folder = (base or adapter_base(folder)) if adapter else folder
+    family = find_family(artifact.plan["family"]["name"] if artifact else "auto", model_folder, registry)
+    family.inspect(model_folder)
+    model = _load(family, model_folder, folder if adapter else None, device)
+    tokenizer = family.tokenizer(model_folder)
+    eos = generation_eos(folder) | generation_eos(model_folder)
+    chosen = _template(folder, template, tokenizer, family, eos)
+    return Talk(model, tokenizer, chosen, sorted(set(chosen.stop_ids(tokenizer)) | eos))
+
+
+def _load(family: ModelFamily, folder: Path, adapter: Path | None, device: str) -> PreTrainedModel:
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = family.load(folder, dtype=arithmetic("auto", device), device=device, attention="sdpa")
+    if adapter is None:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(adapter)).eval()
+
+
+def _template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily, eos: set[int]) -> Template:
+    travelled = folder / "chat_template.jinja"
+    if name == "auto" and travelled.is_file():
+        return JinjaTemplate(travelled.read_text("utf-8"), tokenizer, eos)
+    return choose_template(name, tokenizer, family.default_template(), eos)
+
+
+def questions(lines: Iterator[str]) -> Iterator[str]:
+    """Non-empty lines, stripped."""
+    return (line.strip() for line in lines if line.strip())

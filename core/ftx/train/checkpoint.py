@@ -1,0 +1,140 @@
+"""Checkpoints: the weights in their own format, and beside them all that a bit-exact resume needs.
+
+A folder step-N holds weights/ (peft or official layout, training precision), optimizer.safetensors,
+rng.safetensors and state.json. No pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftx.atomic import whole_folder, write_text
+from ftx.errors import FtxError, RecipeError
+from ftx.run import Run, checkpoints_in
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def save(run: Run, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Path:
+    """Write the checkpoint of `step` whole, then drop the oldest beyond the number kept.
+
+    Raises StorageError; checkpoints that were whole stay so.
+    """
+    from safetensors.torch import save_file
+
+    plan = run.plan
+    target = run.checkpoint(step)
+    with whole_folder(target) as folder:
+        (folder / "weights").mkdir()
+        plan.method.save(model, plan.family, plan.base, folder / "weights", final=False)
+        save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
+        save_file(_rng_tensors(), folder / "rng.safetensors")
+        write_text(folder / "state.json", json.dumps({"step": step, "identity": identity(run)}))
+    for old in run.checkpoints()[: -plan.recipe.train.keep_checkpoints]:
+        shutil.rmtree(old)
+    return target
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """What must be the same when a run goes on: another base, data or schedule would be another run."""
+    plan = run.plan
+    train = plan.recipe.train
+    return {
+        "data": plan.prepared.hashes,
+        "rows": len(plan.prepared.rows),
+        "method": {"name": plan.method.name, **plan.method.model_dump(mode="json")},
+        "template": plan.template.name,
+        "steps": plan.steps,
+        "global_batch_size": train.global_batch_size,
+        "lr": plan.lr,
+        "seed": train.seed,
+    }
+
+
+def find(resume: str, out: Path) -> Path:
+    """The checkpoint that `--resume` names: a path, a run's folder, or "auto" for the newest in `out`.
+
+    Raises RecipeError when there is none.
+    """
+    if resume == "auto" or (Path(resume) / "checkpoints").is_dir():
+        folder = out if resume == "auto" else Path(resume)
+        found = checkpoints_in(folder)
+        if not found:
+            raise RecipeError(f"--resume: {folder} holds no checkpoint; leave --resume out to begin anew")
+        return found[-1]
+    if not (Path(resume) / "state.json").is_file():
+        raise RecipeError(f"--resume: {resume} is no checkpoint (a folder step-N of a run, or 'auto')")
+    return Path(resume)
+
+
+def read_step(folder: Path, run: Run) -> int:
+    """Steps done at the checkpoint. Raises RecipeError when it belongs to another plan, naming what differs."""
+    state = json.loads((folder / "state.json").read_text("utf-8"))
+    now, then = json.loads(json.dumps(identity(run))), state["identity"]
+    differing = [key for key in now if now[key] != then.get(key)]
+    if differing:
+        raise RecipeError(
+            *(f"--resume: {key} was {then.get(key)} in {folder}, but the plan says {now[key]}" for key in differing)
+        )
+    return int(state["step"])
+
+
+def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    """Put optimizer state and random generators back as they were."""
+    from safetensors.torch import load_file
+
+    stored = load_file(folder / "optimizer.safetensors")
+    names = {id(p): name for name, p in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            prefix = names[id(parameter)] + "|"
+            found = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+            # The step count of AdamW stays on the CPU, as torch itself keeps it.
+            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in found.items()}
+    _restore_rng(load_file(folder / "rng.safetensors"))
+
+
+def _optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        f"{names[id(parameter)]}|{key}": value.contiguous()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def _rng_tensors() -> dict[str, torch.Tensor]:
+    import numpy
+    import torch
+
+    version, words, _ = random.getstate()
+    if version != 3:
+        raise FtxError(f"Python's random generator has state version {version}, which ftx cannot store")
+    state = numpy.random.get_state(legacy=False)["state"]
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(words, dtype=torch.int64),
+        "numpy": torch.tensor([*state["key"].tolist(), state["pos"]], dtype=torch.int64),
+    }
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def _restore_rng(tensors: dict[str, torch.Tensor]) -> None:
+    import numpy
+    import torch
+
+    torch.set_rng_state(tensors["torch"])
+    random.setstate((3, tuple(tensors["python"].tolist()), None))
+    *key, pos = tensors["numpy"].tolist()
+    state = {"key": numpy.array(key, dtype=numpy.uint32), "pos": pos}
+    numpy.random.set_state({"bit_generator": "MT19937", "state": state})
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])

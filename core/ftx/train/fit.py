@@ -1,0 +1,228 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftx.artifact import Artifact, seal, write_template
+from ftx.atomic import weights_fingerprint, whole_folder
+from ftx.console import Console
+from ftx.data.collate import collate
+from ftx.data.template import IGNORE
+from ftx.errors import Interrupted, OutOfMemory, TrainingError
+from ftx.plan import Plan
+from ftx.run import Run
+from ftx.train import checkpoint
+from ftx.train.schedule import batch_rows, micro_batches, rate
+from ftx.train.signals import stop_on_signals
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+
+def fit(plan: Plan, console: Console | None = None, resume: str | None = None) -> Artifact:
+    """Train as planned and return the sealed artefact.
+
+    `resume` is a checkpoint, a run folder or "auto". Raises Interrupted after a signal, with a checkpoint saved;
+    TrainingError when a loss or gradient is not finite; OutOfMemory; StorageError.
+    """
+    import torch
+
+    console = console or Console(quiet=True)
+    start = time.monotonic()
+    from_checkpoint = checkpoint.find(resume, plan.out) if resume else None
+    run = Run(plan.out, plan, console) if from_checkpoint else Run.create(plan, console)
+    done = checkpoint.read_step(from_checkpoint, run) if from_checkpoint else 0
+    try:
+        return _fit(run, from_checkpoint, done, start)
+    except torch.OutOfMemoryError:
+        raise OutOfMemory(_memory_advice(plan)) from None
+    finally:
+        console.close()
+
+
+def _fit(run: Run, from_checkpoint: Path | None, done: int, start: float) -> Artifact:
+    from accelerate import Accelerator
+
+    plan = run.plan
+    train = plan.recipe.train
+    accelerator = Accelerator(cpu=train.device == "cpu")
+    model, optimizer = _prepare(plan, accelerator, from_checkpoint)
+    if from_checkpoint:
+        checkpoint.restore(from_checkpoint, accelerator.unwrap_model(model), optimizer)
+        run.event("resumed", step=done, checkpoint=str(from_checkpoint))
+    _announce(run, model, accelerator)
+    model.train()
+    began = time.monotonic()
+    seen = 0
+    with stop_on_signals() as stop:
+        for step in range(done, plan.steps):
+            rows = batch_rows(step, len(plan.prepared.rows), train.global_batch_size, train.seed)
+            for group in optimizer.param_groups:
+                group["lr"] = plan.lr * rate(step, plan.steps, plan.warmup_steps)
+            loss = _accumulate(plan, model, rows, accelerator)
+            norm = float(accelerator.clip_grad_norm_(_trained(model), train.max_grad_norm))
+            _refuse_non_finite(run, step, loss, norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            seen += sum(len(plan.prepared.rows[i].ids) for i in rows)
+            _report(run, step + 1, loss, norm, optimizer.param_groups[0]["lr"], seen, began, done)
+            due = (step + 1) % plan.save_every == 0 or stop.asked
+            if due and step + 1 < plan.steps and accelerator.is_main_process:
+                checkpoint.save(run, step + 1, accelerator.unwrap_model(model), optimizer)
+            if stop.asked and step + 1 < plan.steps:
+                raise Interrupted(f"stopped after step {step + 1} of {plan.steps}; go on with --resume auto")
+    return _finish(run, accelerator.unwrap_model(model), start)
+
+
+def _prepare(
+    plan: Plan, accelerator: Accelerator, from_checkpoint: Path | None
+) -> tuple[PreTrainedModel, torch.optim.Optimizer]:
+    import torch
+    from accelerate.utils import set_seed
+
+    train = plan.recipe.train
+    device = str(accelerator.device)
+    dtype = arithmetic(train.dtype, device)
+    set_seed(train.seed)
+    weights = from_checkpoint / "weights" if from_checkpoint else None
+    source = weights if weights and plan.method.produces == "model" else plan.base
+    model = plan.family.load(
+        source,
+        dtype=plan.method.storage_dtype(dtype),
+        device=device,
+        attention=train.attention,
+        quantization=plan.method.quantization(dtype),
+    )
+    model.config.use_cache = False
+    model = plan.method.prepare(model, plan.family, weights)
+    optimizer = torch.optim.AdamW(
+        _trained(model), lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay
+    )
+    if accelerator.num_processes > 1:
+        model = accelerator.prepare_model(model)
+    return model, optimizer
+
+
+def arithmetic(name: str, device: str) -> torch.dtype:
+    """The dtype products are computed in; "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    import torch
+
+    if name == "auto":
+        name = "float32" if device == "cpu" else "bfloat16"
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def _trained(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _accumulate(plan: Plan, model: PreTrainedModel, rows: list[int], accelerator: Accelerator) -> float:
+    """Gradients of the mean loss over every labelled token of the step, and that loss.
+
+    The divisor is the whole step's token count, known to every process beforehand, so that neither the size of
+    micro-batches nor the number of processes changes the result. Gradient averaging over processes is undone.
+    """
+    import torch
+
+    train = plan.recipe.train
+    data = plan.prepared.rows
+    tokens = sum(label != IGNORE for i in rows for label in data[i].labels[1:])
+    world = accelerator.num_processes
+    dtype = arithmetic(train.dtype, str(accelerator.device))
+    total = torch.zeros((), device=accelerator.device)
+    for part in micro_batches(rows, train.micro_batch_size, accelerator.process_index, world):
+        # A process without rows of its own still takes part in the collectives, with no weight.
+        batch = collate([data[i] for i in part or rows[:1]], plan.tokenizer.pad_id)
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        with torch.autocast(accelerator.device.type, dtype, enabled=dtype != torch.float32):
+            loss = _loss_sum(model, batch) / tokens * (1.0 if part else 0.0)
+        accelerator.backward(loss * world)
+        total += loss.detach()
+    return float(accelerator.reduce(total, "sum"))
+
+
+def _loss_sum(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Cross entropy in float32 summed over the labelled tokens; each position predicts the next."""
+    import torch.nn.functional as F
+
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    targets = batch["labels"][:, 1:].flatten()
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORE, reduction="sum"
+    )
+
+
+def _refuse_non_finite(run: Run, step: int, loss: float, norm: float) -> None:
+    """Stop before the optimizer takes a broken gradient into the weights."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    kept = run.checkpoints()
+    advice = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was saved yet"
+    raise TrainingError(
+        f"step {step + 1}: loss {loss} and gradient norm {norm} are not finite; lower train.lr or use "
+        f"train.dtype=float32; {advice}"
+    )
+
+
+def _announce(run: Run, model: PreTrainedModel, accelerator: Accelerator) -> None:
+    run.event(
+        "started",
+        steps=run.plan.steps,
+        trainable=sum(p.numel() for p in _trained(model)),
+        parameters=run.plan.facts.parameters,
+        device=str(accelerator.device),
+        processes=accelerator.num_processes,
+    )
+    run.plan.registry.pm.hook.ftx_run_started(run=run)
+
+
+def _report(run: Run, step: int, loss: float, norm: float, lr: float, seen: int, began: float, done: int) -> None:
+    spent = time.monotonic() - began
+    metrics: dict[str, Any] = {
+        "loss": loss,
+        "grad_norm": norm,
+        "lr": lr,
+        "tokens_per_s": round(seen / spent, 1),
+        "eta_s": round(spent / (step - done) * (run.plan.steps - step), 1),
+    }
+    run.event("step", step=step, steps=run.plan.steps, epoch=round(step / run.plan.steps_per_epoch, 3), **metrics)
+    run.plan.registry.pm.hook.ftx_step_done(run=run, step=step, metrics=metrics)
+
+
+def _finish(run: Run, model: PreTrainedModel, start: float) -> Artifact:
+    """Write and seal the artefact."""
+    from ftx.run import losses
+
+    plan = run.plan
+    curve = list(losses(run.folder).values())
+    target = run.folder / plan.method.produces
+    with whole_folder(target) as folder:
+        plan.method.save(model, plan.family, plan.base, folder, final=True)
+        write_template(folder, plan.template.jinja(), plan.stop_ids)
+        seal(
+            folder,
+            plan.method.produces,
+            plan=plan.as_dict(),
+            base={"path": str(plan.base.resolve()), "fingerprint": weights_fingerprint(plan.base)},
+            data=plan.prepared.hashes,
+            metrics={"first_loss": curve[0], "last_loss": curve[-1], "steps": plan.steps},
+        )
+    artifact = Artifact.open(target)
+    run.event("finished", artifact=str(target), kind=artifact.kind, seconds=round(time.monotonic() - start, 2))
+    plan.registry.pm.hook.ftx_run_finished(run=run, artifact=artifact)
+    return artifact
+
+
+def _memory_advice(plan: Plan) -> str:
+    train = plan.recipe.train
+    smaller = [f"train.micro_batch_size below {train.micro_batch_size}"] if train.micro_batch_size > 1 else []
+    smaller += [f"data.max_length below {plan.recipe.data.max_length}"]
+    smaller += ["--method qlora"] if plan.method.name != "qlora" else []
+    return f"the device has not enough memory; try {', or '.join(smaller)}"

@@ -1,0 +1,37 @@
+"""Learning rates and the order of rows, both functions of the step alone, so that a resume needs no state."""
+
+from __future__ import annotations
+
+import math
+import random
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """The learning rate of optimizer step `step` (from 0) as a share of its peak, in (0, 1].
+
+    Linear warm-up over `warmup` steps, then half a cosine. Counted in optimizer steps, and never zero, so that
+    no step is without effect, however short the run.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def batch_rows(step: int, rows: int, batch: int, seed: int) -> list[int]:
+    """Row numbers of optimizer step `step`: each epoch is a fresh permutation, its last batch may be short."""
+    per_epoch = math.ceil(rows / batch)
+    epoch, at = divmod(step, per_epoch)
+    order = list(range(rows))
+    random.Random(f"{seed}-{epoch}").shuffle(order)
+    return order[at * batch : (at + 1) * batch]
+
+
+def micro_batches(rows: list[int], size: int, rank: int, world: int) -> list[list[int]]:
+    """This process's share of a step's rows in micro-batches of at most `size`.
+
+    Every process gets the same number of them, as collectives need; one that has no rows left gets [].
+    """
+    mine = rows[rank::world]
+    longest = math.ceil(len(rows) / world)
+    return [mine[i : i + size] for i in range(0, longest, size)]

@@ -1,0 +1,1 @@
+"""App projects that ftx generates; the first ones come with `ftx app`."""

@@ -1,0 +1,36 @@
+"""Full fine-tuning: every parameter, kept in float32 while it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftx import ModelFamily, TrainMethod
+from ftx.artifact import copy_companions
+from ftx.export.weights import export_weights
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+class Full(TrainMethod):
+    """Trains all weights; the result is a whole model in the base's layout and dtype."""
+
+    name = "full"
+    produces = "model"
+    default_lr = 2e-5
+
+    def storage_dtype(self, compute_dtype: torch.dtype) -> torch.dtype:
+        # Updates are far smaller than a 16-bit weight's rounding: the weights themselves need float32.
+        import torch
+
+        return torch.float32
+
+    def prepare(self, model: PreTrainedModel, family: ModelFamily, resume: Path | None) -> PreTrainedModel:
+        model.requires_grad_(True)
+        return model
+
+    def save(self, model: PreTrainedModel, family: ModelFamily, base: Path, out: Path, *, final: bool) -> None:
+        export_weights(model.state_dict(), family.layout(base), base, out, keep_dtype=not final)
+        copy_companions(base, out)

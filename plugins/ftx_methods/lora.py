@@ -1,0 +1,73 @@
+"""LoRA and QLoRA on peft's modules and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from ftx import ModelFamily, TrainMethod
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+class LoRA(TrainMethod):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the decoder's linear layers.
+
+    The head is not tuned. XTuner's default also put an adapter on InternLM2's head (its `output`); name it in
+    `targets` (lm_head) for the same.
+    """
+
+    name = "lora"
+    produces = "adapter"
+    default_lr = 2e-4
+    rank: int = Field(16, ge=1, description="inner size of the adapters")
+    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of adapter inputs dropped in training")
+    targets: list[str] | None = Field(None, description="leaf names of tuned modules; default: the family's")
+
+    def prepare(self, model: PreTrainedModel, family: ModelFamily, resume: Path | None) -> PreTrainedModel:
+        from peft import LoraConfig, PeftModel, get_peft_model
+
+        if resume is not None:
+            return PeftModel.from_pretrained(model, str(resume), is_trainable=True)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=self.targets or family.lora_targets(),
+            task_type="CAUSAL_LM",
+        )
+        return get_peft_model(model, config)
+
+    def save(self, model: PreTrainedModel, family: ModelFamily, base: Path, out: Path, *, final: bool) -> None:
+        model.peft_config["default"].base_model_name_or_path = str(base.resolve())
+        model.save_pretrained(str(out))
+        # peft writes a model card of its own with nothing but gaps to fill in.
+        (out / "README.md").unlink(missing_ok=True)
+
+
+class QLoRA(LoRA):
+    """LoRA over a base held in 4-bit NormalFloat (Dettmers et al. 2023, arXiv 2305.14314) by bitsandbytes."""
+
+    name = "qlora"
+    double_quantization: bool = Field(True, description="quantise the quantisation constants too")
+
+    def requirements(self) -> Iterable[str]:
+        if find_spec("bitsandbytes") is None:
+            yield "method: 'qlora' needs bitsandbytes; install it with: pip install 'ftx[qlora]'"
+
+    def quantization(self, compute_dtype: torch.dtype) -> Any:
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=self.double_quantization,
+            bnb_4bit_compute_dtype=compute_dtype,
+        )

@@ -1,0 +1,21 @@
+"""Where rows come from, and the formats they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ftx import DataFormat, DataSource, hookimpl
+
+
+@hookimpl
+def ftx_data_sources() -> Iterable[type[DataSource]]:
+    from ftx_sources.files import Files
+
+    return [Files]
+
+
+@hookimpl
+def ftx_data_formats() -> Iterable[type[DataFormat]]:
+    from ftx_sources import formats
+
+    return [formats.Messages, formats.XTunerConversation, formats.ShareGPT, formats.Alpaca, formats.Text]

@@ -1,0 +1,76 @@
+"""Shared fixtures: the tiny reference model, small data, the command line run in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Set before torch is imported: two workers with two threads each would fight for two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["FTX_PLUGINS"] = "none"
+
+import pytest
+
+FIXTURES = Path(__file__).parent / "fixtures"
+TINY = FIXTURES / "golden" / "internlm2_base"
+
+
+@dataclass
+class Result:
+    """What a command gave back; `events` are the JSON lines of its stdout."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture()
+def ftx(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run the real program in this process: ftx("train", "--model", ...)."""
+    from ftx.cli import run
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    return call
+
+
+@pytest.fixture()
+def tiny() -> Path:
+    """A real InternLM2 folder: 0.2 M random weights, official layout, 633 words."""
+    return TINY
+
+
+@pytest.fixture()
+def rows(tmp_path: Path) -> Path:
+    """Twelve chat rows of unequal length."""
+    return write_rows(tmp_path / "rows.jsonl", 12)
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test runs in its own folder, so that a default output folder never lands in the project."""
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+def chat(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def write_rows(path: Path, count: int) -> Path:
+    made = [chat(f"What is {i}?" * (i % 3 + 1), f"It is {i}. " * (i % 4 + 1)) for i in range(count)]
+    path.write_text("\n".join(json.dumps(row) for row in made) + "\n", "utf-8")
+    return path
