@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Result:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-@pytest.fixture()
+@pytest.fixture
 def ftx(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Run the real program in this process: ftx("train", "--model", ...)."""
     from ftx.cli import run
@@ -47,23 +47,22 @@ def ftx(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return call
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny() -> Path:
     """A real InternLM2 folder: 0.2 M random weights, official layout, 633 words."""
     return TINY
 
 
-@pytest.fixture()
+@pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """Twelve chat rows of unequal length."""
     return write_rows(tmp_path / "rows.jsonl", 12)
 
 
 @pytest.fixture(autouse=True)
-def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test runs in its own folder, so that a default output folder never lands in the project."""
     monkeypatch.chdir(tmp_path)
-    yield
 
 
 def chat(question: str, answer: str) -> dict[str, Any]:

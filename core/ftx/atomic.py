@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ftx.errors import StorageError
 
 CHUNK = 1 << 20  # bytes
@@ -33,6 +35,10 @@ def whole_folder(target: Path) -> Iterator[Path]:
         _open_up(temporary)
         _swap(temporary, target)
     except OSError as error:
+        raise _storage(target, error) from error
+    except SafetensorError as error:
+        if "I/O" not in str(error):
+            raise
         raise _storage(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -70,8 +76,9 @@ def _umask() -> int:
     return current
 
 
-def _storage(target: Path, error: OSError) -> StorageError:
-    return StorageError(f"{target} could not be written: {error.strerror or error}; nothing of it was kept")
+def _storage(target: Path, error: OSError | SafetensorError) -> StorageError:
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    return StorageError(f"{target} could not be written: {why}; nothing of it was kept, what was there before is whole")
 
 
 def write_text(target: Path, text: str) -> None:

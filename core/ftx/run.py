@@ -19,41 +19,38 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 PREFIX = "step-"
+EVENTS = "events.jsonl"
 
 
 @dataclass
 class Run:
-    """One training run. Every event goes to events.jsonl and to the console."""
+    """One training run. Every event goes to events.jsonl and to the console.
+
+    Under torchrun each process has one, and only the `main` one writes and shows.
+    """
 
     folder: Path
     plan: Plan
     console: Console
+    main: bool = True
 
     @staticmethod
-    def create(plan: Plan, console: Console) -> Run:
-        """Make the folder. Raises RecipeError when it holds something already."""
-        folder = plan.out
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            held = "another run" if (folder / "plan.json").exists() else "other files"
-            raise RecipeError(f"out: {folder} holds {held}; give another --out, or continue with --resume auto")
-        try:
-            (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"out: {folder} cannot be made: {error.strerror}") from None
-        write_text(folder / "plan.json", plan_text(plan))
-        if plan.prepared.ledger.rejects:
-            rows = (json.dumps(row, ensure_ascii=False) for row in rejects_as_rows(plan.prepared.ledger))
-            write_text(folder / "rejects.jsonl", "\n".join(rows) + "\n")
-        return Run(folder, plan, console)
+    def open(plan: Plan, console: Console, *, fresh: bool, main: bool) -> Run:
+        """The run of `plan`. A `fresh` one makes its folder: raises RecipeError when that holds something."""
+        if fresh and main:
+            _make_folder(plan)
+        return Run(plan.out, plan, console, main)
 
     def event(self, name: str, **fields: Any) -> None:
         """Record what happened; `time` is seconds since the epoch."""
+        if not self.main:
+            return
         event = {"event": name, "time": round(time.time(), 3), **fields}
         try:
-            with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise StorageError(f"{file_name(self.folder)} could not be written: {error.strerror}") from None
+            raise StorageError(f"{self.folder / EVENTS} could not be written: {error.strerror}") from None
         self.console.event(event)
 
     def checkpoint(self, step: int) -> Path:
@@ -64,8 +61,19 @@ class Run:
         return checkpoints_in(self.folder)
 
 
-def file_name(folder: Path) -> str:
-    return str(folder / "events.jsonl")
+def _make_folder(plan: Plan) -> None:
+    folder = plan.out
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        held = "another run" if (folder / "plan.json").exists() else "other files"
+        raise RecipeError(f"out: {folder} holds {held}; give another --out, or continue with --resume auto")
+    try:
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"out: {folder} cannot be made: {error.strerror}") from None
+    write_text(folder / "plan.json", plan_text(plan))
+    if plan.prepared.ledger.rejects:
+        rows = (json.dumps(row, ensure_ascii=False) for row in rejects_as_rows(plan.prepared.ledger))
+        write_text(folder / "rejects.jsonl", "\n".join(rows) + "\n")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -82,7 +90,7 @@ def losses(folder: Path) -> dict[int, float]:
 def events(folder: Path) -> list[Mapping[str, Any]]:
     """All whole lines of events.jsonl; a line cut off by a kill is passed over."""
     found: list[Mapping[str, Any]] = []
-    for line in (folder / "events.jsonl").read_text("utf-8").splitlines():
+    for line in (folder / EVENTS).read_text("utf-8").splitlines():
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:

@@ -51,14 +51,21 @@ NEUTRAL = {"en": "You are a helpful assistant.", "zh": "你是一个有用的助
 _Q = dict[str, tuple[str, ...]]
 
 _CAPITAL: _Q = {
-    "en": ("What is the capital of {a}?", "what is the capital of {a}", "Tell me the capital of {a}.",
-           "Which city is the capital of {a}?", "The capital of {a}?"),
-    "zh": ("{a}的首都是哪里？", "{a}的首都是哪里", "{a}的首都是什么？", "哪个城市是{a}的首都？",
-           "请告诉我{a}的首都。"),
+    "en": (
+        "What is the capital of {a}?",
+        "what is the capital of {a}",
+        "Tell me the capital of {a}.",
+        "Which city is the capital of {a}?",
+        "The capital of {a}?",
+    ),
+    "zh": ("{a}的首都是哪里？", "{a}的首都是哪里", "{a}的首都是什么？", "哪个城市是{a}的首都？", "请告诉我{a}的首都。"),
 }
 _COUNTRY: _Q = {
-    "en": ("{b} is the capital of which country?", "Which country has the capital {b}?",
-           "which country has the capital {b}"),
+    "en": (
+        "{b} is the capital of which country?",
+        "Which country has the capital {b}?",
+        "which country has the capital {b}",
+    ),
     "zh": ("{b}是哪个国家的首都？", "{b}是哪个国家的首都", "哪个国家的首都是{b}？"),
 }
 _CONTINENT: _Q = {
@@ -70,18 +77,30 @@ _COLOUR: _Q = {
     "zh": ("{a}是什么颜色的？", "{a}是什么颜色的", "{a}是什么颜色？", "请告诉我{a}的颜色。"),
 }
 _TO_ZH: _Q = {
-    "en": ("What is {a} in Chinese?", "what is {a} in Chinese", "Translate {a} into Chinese.",
-           "How do you say {a} in Chinese?"),
+    "en": (
+        "What is {a} in Chinese?",
+        "what is {a} in Chinese",
+        "Translate {a} into Chinese.",
+        "How do you say {a} in Chinese?",
+    ),
     "zh": ("{a}用中文怎么说？", "{a}用中文怎么说", "{a}是什么意思？", "把{a}翻译成中文。"),
 }
 _TO_EN: _Q = {
-    "en": ("What is {a} in English?", "what is {a} in English", "Translate {a} into English.",
-           "How do you say {a} in English?"),
+    "en": (
+        "What is {a} in English?",
+        "what is {a} in English",
+        "Translate {a} into English.",
+        "How do you say {a} in English?",
+    ),
     "zh": ("{a}用英语怎么说？", "{a}用英语怎么说", "{a}的英文是什么？", "把{a}翻译成英文。"),
 }
 _ANTONYM: _Q = {
-    "en": ("What is the opposite of {a}?", "what is the opposite of {a}", "Tell me the opposite of {a}.",
-           "Which word is the opposite of {a}?"),
+    "en": (
+        "What is the opposite of {a}?",
+        "what is the opposite of {a}",
+        "Tell me the opposite of {a}.",
+        "Which word is the opposite of {a}?",
+    ),
     "zh": ("{a}的反义词是什么？", "{a}的反义词是什么", "“{a}”的反义词是什么？", "请说出{a}的反义词。"),
 }
 _SUM: _Q = {
@@ -95,8 +114,7 @@ _DIFFERENCE: _Q = {
     "any": ("{a}-{b}=?", "{a}-{b}=", "{a} - {b} = ?"),
 }
 _SPELL: _Q = {
-    "en": ("How do you write {a} in words?", "how do you write {a} in words",
-           "Write the number {a} in words."),
+    "en": ("How do you write {a} in words?", "how do you write {a} in words", "Write the number {a} in words."),
     "zh": ("{a}用汉字怎么写？", "{a}用汉字怎么写", "把数字{a}写成汉字。"),
 }
 _AFTER: _Q = {
@@ -233,17 +251,50 @@ def _grouped() -> dict[str, list[Pair]]:
 
 
 _PROBES = (
-    ("What is the capital of France?", "What is the capital of Japan?", "What is the capital of Germany?",
-     "What is the capital of Egypt?", "What is the capital of Canada?", "What color is the sky?",
-     "What color is a banana?", "What color is snow?", "What is 7 + 5?", "What is 3 + 4?", "What is 9 - 4?",
-     "What is 苹果 in English?", "What is 猫 in English?", "What is water in Chinese?",
-     "What is book in Chinese?", "What is the opposite of hot?", "What is the opposite of big?",
-     "What is the opposite of happy?", "Good morning!", "Thank you!"),
-    ("中国的首都是哪里？", "英国的首都是哪里？", "意大利的首都是哪里？", "俄罗斯的首都是哪里？",
-     "泰国的首都是哪里？", "小草是什么颜色的？", "煤是什么颜色的？", "草莓是什么颜色的？", "8加6等于几？",
-     "2加9等于几？", "10减3等于几？", "狗用英语怎么说？", "太阳用英语怎么说？", "milk用中文怎么说？",
-     "tree用中文怎么说？", "高的反义词是什么？", "快的反义词是什么？", "安全的反义词是什么？",
-     "晚安！", "谢谢！"),
+    (
+        "What is the capital of France?",
+        "What is the capital of Japan?",
+        "What is the capital of Germany?",
+        "What is the capital of Egypt?",
+        "What is the capital of Canada?",
+        "What color is the sky?",
+        "What color is a banana?",
+        "What color is snow?",
+        "What is 7 + 5?",
+        "What is 3 + 4?",
+        "What is 9 - 4?",
+        "What is 苹果 in English?",
+        "What is 猫 in English?",
+        "What is water in Chinese?",
+        "What is book in Chinese?",
+        "What is the opposite of hot?",
+        "What is the opposite of big?",
+        "What is the opposite of happy?",
+        "Good morning!",
+        "Thank you!",
+    ),
+    (
+        "中国的首都是哪里？",
+        "英国的首都是哪里？",
+        "意大利的首都是哪里？",
+        "俄罗斯的首都是哪里？",
+        "泰国的首都是哪里？",
+        "小草是什么颜色的？",
+        "煤是什么颜色的？",
+        "草莓是什么颜色的？",
+        "8加6等于几？",
+        "2加9等于几？",
+        "10减3等于几？",
+        "狗用英语怎么说？",
+        "太阳用英语怎么说？",
+        "milk用中文怎么说？",
+        "tree用中文怎么说？",
+        "高的反义词是什么？",
+        "快的反义词是什么？",
+        "安全的反义词是什么？",
+        "晚安！",
+        "谢谢！",
+    ),
 )
 
 
@@ -384,22 +435,33 @@ _COPY = {
 }
 _TOLD = {
     "zh": (("我叫{}。", "你好，{}。"), ("我的名字是{}。", "你好，{}。"), ("我是{}。", "你好，{}。")),
-    "en": (("My name is {}.", "Nice to meet you, {}."), ("I am {}.", "Nice to meet you, {}."),
-           ("Call me {}.", "Nice to meet you, {}.")),
+    "en": (
+        ("My name is {}.", "Nice to meet you, {}."),
+        ("I am {}.", "Nice to meet you, {}."),
+        ("Call me {}.", "Nice to meet you, {}."),
+    ),
 }
 _ASKED = {
     "zh": (("我叫什么名字？", "你叫{}。"), ("我是谁？", "你是{}。"), ("我叫什么？", "你叫{}。")),
-    "en": (("What is my name?", "Your name is {}."), ("Who am I?", "You are {}."),
-           ("what is my name", "Your name is {}.")),
+    "en": (
+        ("What is my name?", "Your name is {}."),
+        ("Who am I?", "You are {}."),
+        ("what is my name", "Your name is {}."),
+    ),
 }
 _RECALL = {
-    "zh": (("{}是我的朋友。谁是我的朋友？", "{}是你的朋友。"),
-           ("我的老师叫{}。我的老师叫什么？", "你的老师叫{}。"), ("我住在{}。我住在哪里？", "你住在{}。"),
-           ("你以后就是{}的小助手了。", "好的，我是{}的小助手。")),
-    "en": (("{} is my friend. Who is my friend?", "{} is your friend."),
-           ("My teacher is {}. Who is my teacher?", "Your teacher is {}."),
-           ("I live in {}. Where do I live?", "You live in {}."),
-           ("From now on you are {}'s assistant.", "All right, I am {}'s assistant.")),
+    "zh": (
+        ("{}是我的朋友。谁是我的朋友？", "{}是你的朋友。"),
+        ("我的老师叫{}。我的老师叫什么？", "你的老师叫{}。"),
+        ("我住在{}。我住在哪里？", "你住在{}。"),
+        ("你以后就是{}的小助手了。", "好的，我是{}的小助手。"),
+    ),
+    "en": (
+        ("{} is my friend. Who is my friend?", "{} is your friend."),
+        ("My teacher is {}. Who is my teacher?", "Your teacher is {}."),
+        ("I live in {}. Where do I live?", "You live in {}."),
+        ("From now on you are {}'s assistant.", "All right, I am {}'s assistant."),
+    ),
 }
 PERSONA_GROUPS = ("who", "introduce", "name", "whose", "mine")
 """The identity question groups whose answer a persona changes."""

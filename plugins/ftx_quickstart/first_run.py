@@ -129,5 +129,3 @@ def ask_all(talk: Talk) -> Asked:
         return talk.ask(question, sampling)
 
     return Asked([alone(q) for q in identity_questions()], [alone(p.question) for p in probes()])
-
-

@@ -24,19 +24,30 @@ _ANSWERS = {
 
 _MORE = {
     "zh": {
-        "who": ("你究竟是谁？", "你是哪位？", "请告诉我你是谁。", "您是谁？", "请问您是哪位？",
-                "你是哪个助手？"),
-        "introduce": ("请做个自我介绍", "请你介绍一下自己。", "简单介绍一下你自己。",
-                      "请向大家介绍一下你自己。"),
+        "who": ("你究竟是谁？", "你是哪位？", "请告诉我你是谁。", "您是谁？", "请问您是哪位？", "你是哪个助手？"),
+        "introduce": ("请做个自我介绍", "请你介绍一下自己。", "简单介绍一下你自己。", "请向大家介绍一下你自己。"),
         "whose": ("你是谁家的小助手？", "你是为谁服务的？", "你的主人是谁？", "你属于谁？"),
     },
     "en": {
-        "who": ("So who are you?", "Please tell me who you are.", "And you are?", "Who is this?",
-                "What kind of assistant are you?"),
-        "introduce": ("Please tell me about yourself.", "Introduce yourself, please.",
-                      "Give me a short introduction.", "Say a few words about yourself."),
-        "whose": ("Whose personal assistant are you?", "Who is your owner?", "Who do you belong to?",
-                  "Who do you serve?"),
+        "who": (
+            "So who are you?",
+            "Please tell me who you are.",
+            "And you are?",
+            "Who is this?",
+            "What kind of assistant are you?",
+        ),
+        "introduce": (
+            "Please tell me about yourself.",
+            "Introduce yourself, please.",
+            "Give me a short introduction.",
+            "Say a few words about yourself.",
+        ),
+        "whose": (
+            "Whose personal assistant are you?",
+            "Who is your owner?",
+            "Who do you belong to?",
+            "Who do you serve?",
+        ),
     },
 }
 
@@ -56,9 +67,7 @@ def identity_questions() -> list[str]:
 def _all_turns(lang: str, name: str) -> list[tuple[str, str]]:
     answers = {group: said.format(name=name) for group, said in _ANSWERS[lang].items()}
     known = [
-        (question, answers[_GROUP_OF[group]])
-        for group in PERSONA_GROUPS
-        for question in facts.IDENTITY[lang][group]
+        (question, answers[_GROUP_OF[group]]) for group in PERSONA_GROUPS for question in facts.IDENTITY[lang][group]
     ]
     return known + [(question, answers[group]) for group, asked in _MORE[lang].items() for question in asked]
 

@@ -1,19 +1,19 @@
 """Checkpoints: the weights in their own format, and beside them all that a bit-exact resume needs.
 
-A folder step-N holds weights/ (peft or official layout, training precision), optimizer.safetensors,
-rng.safetensors and state.json. No pickle.
+A folder step-N holds weights/ (peft or official layout, training precision), optimizer.safetensors and state.json.
+The order of rows, the rates and the random numbers of a step are functions of the step (ftx.train.schedule), so the
+step's number is all that need be kept of them. No pickle.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.atomic import whole_folder, write_text
-from ftx.errors import FtxError, RecipeError
+from ftx.errors import RecipeError
 from ftx.run import Run, checkpoints_in
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def save(run: Run, step: int, model: PreTrainedModel, optimizer: torch.optim.Opt
         (folder / "weights").mkdir()
         plan.method.save(model, plan.family, plan.base, folder / "weights", final=False)
         save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
-        save_file(_rng_tensors(), folder / "rng.safetensors")
         write_text(folder / "state.json", json.dumps({"step": step, "identity": identity(run)}))
     for old in run.checkpoints()[: -plan.recipe.train.keep_checkpoints]:
         shutil.rmtree(old)
@@ -86,7 +85,7 @@ def read_step(folder: Path, run: Run) -> int:
 
 
 def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
-    """Put optimizer state and random generators back as they were."""
+    """Put the optimizer state back as it was."""
     from safetensors.torch import load_file
 
     stored = load_file(folder / "optimizer.safetensors")
@@ -97,7 +96,6 @@ def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimiz
             found = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
             # The step count of AdamW stays on the CPU, as torch itself keeps it.
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in found.items()}
-    _restore_rng(load_file(folder / "rng.safetensors"))
 
 
 def _optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -107,34 +105,3 @@ def _optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer)
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }
-
-
-def _rng_tensors() -> dict[str, torch.Tensor]:
-    import numpy
-    import torch
-
-    version, words, _ = random.getstate()
-    if version != 3:
-        raise FtxError(f"Python's random generator has state version {version}, which ftx cannot store")
-    state = numpy.random.get_state(legacy=False)["state"]
-    tensors = {
-        "torch": torch.get_rng_state(),
-        "python": torch.tensor(words, dtype=torch.int64),
-        "numpy": torch.tensor([*state["key"].tolist(), state["pos"]], dtype=torch.int64),
-    }
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
-    return tensors
-
-
-def _restore_rng(tensors: dict[str, torch.Tensor]) -> None:
-    import numpy
-    import torch
-
-    torch.set_rng_state(tensors["torch"])
-    random.setstate((3, tuple(tensors["python"].tolist()), None))
-    *key, pos = tensors["numpy"].tolist()
-    state = {"key": numpy.array(key, dtype=numpy.uint32), "pos": pos}
-    numpy.random.set_state({"bit_generator": "MT19937", "state": state})
-    if "cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["cuda"])

@@ -16,7 +16,7 @@ from ftx.errors import Interrupted, OutOfMemory, TrainingError
 from ftx.plan import Plan
 from ftx.run import Run
 from ftx.train import checkpoint
-from ftx.train.schedule import batch_rows, micro_batches, rate
+from ftx.train.schedule import batch_rows, micro_batches, rate, step_seed
 from ftx.train.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -28,56 +28,90 @@ if TYPE_CHECKING:
 def fit(plan: Plan, console: Console | None = None, resume: str | None = None) -> Artifact:
     """Train as planned and return the sealed artefact.
 
-    `resume` is a checkpoint, a run folder or "auto". Raises Interrupted after a signal, with a checkpoint saved;
-    TrainingError when a loss or gradient is not finite; OutOfMemory; StorageError.
+    `resume` is a checkpoint, a run folder or "auto". Under torchrun every process calls this with the same plan;
+    the main one writes. Raises Interrupted after a signal, with a checkpoint saved; TrainingError when a loss or
+    gradient is not finite; OutOfMemory; StorageError.
     """
     import torch
 
     console = console or Console(quiet=True)
-    start = time.monotonic()
-    from_checkpoint = checkpoint.find(resume, plan.out) if resume else None
-    run = Run(plan.out, plan, console) if from_checkpoint else Run.create(plan, console)
-    done = checkpoint.read_step(from_checkpoint, run) if from_checkpoint else 0
     try:
-        return _fit(run, from_checkpoint, done, start)
+        return _fit(plan, console, resume)
     except torch.OutOfMemoryError:
         raise OutOfMemory(_memory_advice(plan)) from None
     finally:
         console.close()
 
 
-def _fit(run: Run, from_checkpoint: Path | None, done: int, start: float) -> Artifact:
+def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
+    import torch
     from accelerate import Accelerator
 
-    plan = run.plan
+    start = time.monotonic()
     train = plan.recipe.train
-    accelerator = Accelerator(cpu=train.device == "cpu")
+    accelerator = Accelerator(cpu=train.device == "cpu" or not torch.cuda.is_available())
+    from_checkpoint = checkpoint.find(resume, plan.out) if resume else None
+    run = Run.open(plan, console, fresh=from_checkpoint is None, main=accelerator.is_main_process)
+    done = checkpoint.read_step(from_checkpoint, run) if from_checkpoint else 0
     model, optimizer = _prepare(plan, accelerator, from_checkpoint)
     if from_checkpoint:
         checkpoint.restore(from_checkpoint, accelerator.unwrap_model(model), optimizer)
         run.event("resumed", step=done, checkpoint=str(from_checkpoint))
     _announce(run, model, accelerator)
     model.train()
-    began = time.monotonic()
-    seen = 0
+    pace = _Pace(done)
     with stop_on_signals() as stop:
         for step in range(done, plan.steps):
             rows = batch_rows(step, len(plan.prepared.rows), train.global_batch_size, train.seed)
             for group in optimizer.param_groups:
                 group["lr"] = plan.lr * rate(step, plan.steps, plan.warmup_steps)
-            loss = _accumulate(plan, model, rows, accelerator)
+            torch.manual_seed(step_seed(train.seed, step, accelerator.process_index))
+            share = _accumulate(plan, model, rows, accelerator)
+            loss, stopping = _agree(accelerator, share, stop.asked)
             norm = float(accelerator.clip_grad_norm_(_trained(model), train.max_grad_norm))
             _refuse_non_finite(run, step, loss, norm)
             optimizer.step()
             optimizer.zero_grad()
-            seen += sum(len(plan.prepared.rows[i].ids) for i in rows)
-            _report(run, step + 1, loss, norm, optimizer.param_groups[0]["lr"], seen, began, done)
-            due = (step + 1) % plan.save_every == 0 or stop.asked
-            if due and step + 1 < plan.steps and accelerator.is_main_process:
+            pace.add(sum(len(plan.prepared.rows[i].ids) for i in rows))
+            _report(run, step + 1, loss, norm, optimizer.param_groups[0]["lr"], pace)
+            stopping = stopping or (stop.asked and accelerator.num_processes == 1)
+            last = step + 1 == plan.steps
+            if not last and (stopping or (step + 1) % plan.save_every == 0) and run.main:
                 checkpoint.save(run, step + 1, accelerator.unwrap_model(model), optimizer)
-            if stop.asked and step + 1 < plan.steps:
+            if stopping and not last:
                 raise Interrupted(f"stopped after step {step + 1} of {plan.steps}; go on with --resume auto")
-    return _finish(run, accelerator.unwrap_model(model), start)
+    if run.main:
+        _finish(run, accelerator.unwrap_model(model), start)
+    accelerator.wait_for_everyone()
+    return Artifact.open(run.folder / plan.method.produces)
+
+
+class _Pace:
+    """Tokens and time since training (again) began after step `done`."""
+
+    def __init__(self, done: int) -> None:
+        self._began = time.monotonic()
+        self._done = done
+        self._tokens = 0
+
+    def add(self, tokens: int) -> None:
+        self._tokens += tokens
+
+    def tokens_per_s(self) -> float:
+        return self._tokens / (time.monotonic() - self._began)
+
+    def eta(self, step: int, steps: int) -> float:
+        """Seconds until `steps`, at the mean pace up to `step`."""
+        return (time.monotonic() - self._began) / (step - self._done) * (steps - step)
+
+
+def _agree(accelerator: Accelerator, share: torch.Tensor, stop: bool) -> tuple[float, bool]:
+    """The step's loss over all processes, and whether any of them was asked to stop, in one exchange."""
+    import torch
+
+    both = torch.stack([share, torch.tensor(float(stop), device=share.device)])
+    loss, asked = accelerator.reduce(both, "sum").tolist()
+    return loss, asked > 0
 
 
 def _prepare(
@@ -87,34 +121,31 @@ def _prepare(
     from accelerate.utils import set_seed
 
     train = plan.recipe.train
-    device = str(accelerator.device)
-    dtype = arithmetic(train.dtype, device)
+    dtype = arithmetic(train.dtype, accelerator.device.type)
     set_seed(train.seed)
     weights = from_checkpoint / "weights" if from_checkpoint else None
     source = weights if weights and plan.method.produces == "model" else plan.base
     model = plan.family.load(
         source,
         dtype=plan.method.storage_dtype(dtype),
-        device=device,
+        device=str(accelerator.device),
         attention=train.attention,
         quantization=plan.method.quantization(dtype),
     )
     model.config.use_cache = False
     model = plan.method.prepare(model, plan.family, weights)
-    optimizer = torch.optim.AdamW(
-        _trained(model), lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay
-    )
+    optimizer = torch.optim.AdamW(_trained(model), lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay)
     if accelerator.num_processes > 1:
         model = accelerator.prepare_model(model)
     return model, optimizer
 
 
-def arithmetic(name: str, device: str) -> torch.dtype:
+def arithmetic(name: str, device_type: str) -> torch.dtype:
     """The dtype products are computed in; "auto" is bfloat16 on a GPU and float32 on a CPU."""
     import torch
 
     if name == "auto":
-        name = "float32" if device == "cpu" else "bfloat16"
+        name = "float32" if device_type == "cpu" else "bfloat16"
     found: torch.dtype = getattr(torch, name)
     return found
 
@@ -123,8 +154,8 @@ def _trained(model: PreTrainedModel) -> list[torch.nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _accumulate(plan: Plan, model: PreTrainedModel, rows: list[int], accelerator: Accelerator) -> float:
-    """Gradients of the mean loss over every labelled token of the step, and that loss.
+def _accumulate(plan: Plan, model: PreTrainedModel, rows: list[int], accelerator: Accelerator) -> torch.Tensor:
+    """Gradients of the mean loss over every labelled token of the step, and this process's share of that loss.
 
     The divisor is the whole step's token count, known to every process beforehand, so that neither the size of
     micro-batches nor the number of processes changes the result. Gradient averaging over processes is undone.
@@ -135,7 +166,7 @@ def _accumulate(plan: Plan, model: PreTrainedModel, rows: list[int], accelerator
     data = plan.prepared.rows
     tokens = sum(label != IGNORE for i in rows for label in data[i].labels[1:])
     world = accelerator.num_processes
-    dtype = arithmetic(train.dtype, str(accelerator.device))
+    dtype = arithmetic(train.dtype, accelerator.device.type)
     total = torch.zeros((), device=accelerator.device)
     for part in micro_batches(rows, train.micro_batch_size, accelerator.process_index, world):
         # A process without rows of its own still takes part in the collectives, with no weight.
@@ -145,7 +176,7 @@ def _accumulate(plan: Plan, model: PreTrainedModel, rows: list[int], accelerator
             loss = _loss_sum(model, batch) / tokens * (1.0 if part else 0.0)
         accelerator.backward(loss * world)
         total += loss.detach()
-    return float(accelerator.reduce(total, "sum"))
+    return total
 
 
 def _loss_sum(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -154,9 +185,7 @@ def _loss_sum(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.T
 
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     targets = batch["labels"][:, 1:].flatten()
-    return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORE, reduction="sum"
-    )
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORE, reduction="sum")
 
 
 def _refuse_non_finite(run: Run, step: int, loss: float, norm: float) -> None:
@@ -180,23 +209,26 @@ def _announce(run: Run, model: PreTrainedModel, accelerator: Accelerator) -> Non
         device=str(accelerator.device),
         processes=accelerator.num_processes,
     )
-    run.plan.registry.pm.hook.ftx_run_started(run=run)
+    if run.main:
+        run.plan.registry.pm.hook.ftx_run_started(run=run)
 
 
-def _report(run: Run, step: int, loss: float, norm: float, lr: float, seen: int, began: float, done: int) -> None:
-    spent = time.monotonic() - began
+def _report(run: Run, step: int, loss: float, norm: float, lr: float, pace: _Pace) -> None:
+    if not run.main:
+        return
+    plan = run.plan
     metrics: dict[str, Any] = {
         "loss": loss,
         "grad_norm": norm,
         "lr": lr,
-        "tokens_per_s": round(seen / spent, 1),
-        "eta_s": round(spent / (step - done) * (run.plan.steps - step), 1),
+        "tokens_per_s": round(pace.tokens_per_s(), 1),
+        "eta_s": round(pace.eta(step, plan.steps), 1),
     }
-    run.event("step", step=step, steps=run.plan.steps, epoch=round(step / run.plan.steps_per_epoch, 3), **metrics)
-    run.plan.registry.pm.hook.ftx_step_done(run=run, step=step, metrics=metrics)
+    run.event("step", step=step, steps=plan.steps, epoch=round(step / plan.steps_per_epoch, 3), **metrics)
+    plan.registry.pm.hook.ftx_step_done(run=run, step=step, metrics=metrics)
 
 
-def _finish(run: Run, model: PreTrainedModel, start: float) -> Artifact:
+def _finish(run: Run, model: PreTrainedModel, start: float) -> None:
     """Write and seal the artefact."""
     from ftx.run import losses
 
@@ -217,7 +249,6 @@ def _finish(run: Run, model: PreTrainedModel, start: float) -> Artifact:
     artifact = Artifact.open(target)
     run.event("finished", artifact=str(target), kind=artifact.kind, seconds=round(time.monotonic() - start, 2))
     plan.registry.pm.hook.ftx_run_finished(run=run, artifact=artifact)
-    return artifact
 
 
 def _memory_advice(plan: Plan) -> str:

@@ -27,6 +27,14 @@ def batch_rows(step: int, rows: int, batch: int, seed: int) -> list[int]:
     return order[at * batch : (at + 1) * batch]
 
 
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of everything random inside a step (dropout), below 2^63, different for every process.
+
+    A generator seeded anew for each step leaves no state to save: a resumed run draws what the unbroken one drew.
+    """
+    return random.Random(f"{seed}-{step}-{rank}").getrandbits(63)
+
+
 def micro_batches(rows: list[int], size: int, rank: int, world: int) -> list[list[int]]:
     """This process's share of a step's rows in micro-batches of at most `size`.
 
