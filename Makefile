@@ -38,7 +38,7 @@ types: $(TEST)
 help-time: $(TEST)
 	$(BIN)/python benchmarks/help_time.py
 
-# Rebuilds the embedded base from nothing; wants a GPU (about ten minutes on one H200).
+# Rebuilds the embedded base from nothing; wants a GPU (some five minutes on one H200).
 base: $(TEST)
 	$(BIN)/python -m ftx_quickstart.build_base --out build/base
 	cp build/base/base/* plugins/ftx_quickstart/base/

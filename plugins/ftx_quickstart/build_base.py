@@ -1,9 +1,9 @@
 """Builds the embedded base from nothing: corpus, tokenizer, random weights, then `ftx train --method full`.
 
-    python -m ftx_quickstart.build_base --out DIR            (a GPU: about ten minutes)
+    python -m ftx_quickstart.build_base --out DIR            (a GPU: some five minutes)
 
 writes DIR/start (the untrained model), DIR/corpus.jsonl, DIR/run (the training run) and DIR/base (what is
-embedded in the package as ftx_quickstart/base).
+embedded in the package as ftx_quickstart/base). Interrupted, it goes on from its last checkpoint when run again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ftx.console import Console
 from ftx.plan import make_plan
 from ftx.plugins import load_registry
 from ftx.recipe import Written
+from ftx.run import checkpoints_in
 from ftx.train.fit import fit
 from ftx_quickstart import corpus
 from ftx_quickstart.tokenizer import build_tokenizer
@@ -91,7 +92,8 @@ def build(out: Path, rows: int, steps: int, batch: int, seed: int) -> Path:
         },
         "build_base",
     )
-    artifact = fit(make_plan(written, load_registry("none")), Console())
+    resume = "auto" if checkpoints_in(out / "run") else None
+    artifact = fit(make_plan(written, load_registry("none")), Console(), resume)
     base = out / "base"
     base.mkdir(exist_ok=True)
     for name in (*COMPANIONS, "model.safetensors"):
@@ -103,8 +105,8 @@ def build(out: Path, rows: int, steps: int, batch: int, seed: int) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=400_000)
-    parser.add_argument("--steps", type=int, default=16_000)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

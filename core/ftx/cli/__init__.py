@@ -13,6 +13,16 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+def _hush_libraries() -> None:
+    """Keep what libraries tell their own developers from people who tune models; `python -W` brings it back."""
+    import logging
+    import warnings
+
+    for category in (DeprecationWarning, FutureWarning):
+        warnings.simplefilter("ignore", category)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
 def run(arguments: list[str]) -> int:
     """Run a command line and return its exit code. A bug keeps its traceback."""
     import click
@@ -20,6 +30,8 @@ def run(arguments: list[str]) -> int:
     from ftx.console import Console
 
     console = Console(json_lines="--json" in arguments)
+    if not sys.warnoptions:
+        _hush_libraries()
     try:
         main_group().main(arguments, prog_name="ftx", standalone_mode=False)
     except FtxError as error:
