@@ -151,12 +151,14 @@ def test_another_kind_of_model_is_refused(kind: Any, model: Path) -> None:
 def test_a_config_that_lacks_a_size_is_refused(key: str, model: Path) -> None:
     for missing in (None, "64", 6.4):
         set_config(model, **{key: missing})
-        assert refusal(model) == f"{model / 'config.json'} lacks {key}"
+        assert refusal(model).startswith(f"{model / 'config.json'}: {key}: ")
 
 
 def test_all_sizes_that_lack_are_named_at_once(model: Path) -> None:
     set_config(model, vocab_size=None, hidden_size=None)
-    assert refusal(model) == f"{model / 'config.json'} lacks vocab_size, hidden_size"
+    first, second = refusal(model).splitlines()
+    assert first.startswith(f"{model / 'config.json'}: vocab_size: ")
+    assert second.startswith(f"{model / 'config.json'}: hidden_size: ")
 
 
 @pytest.mark.parametrize(
@@ -456,7 +458,7 @@ def test_auto_map_is_never_followed_and_noted_once(ftx: Any, rows: Path, model: 
     assert event["notes"] == ["auto_map in config.json is ignored: ftx runs no code from a model folder"]
     assert load(model).num_parameters() > 0
     assert not ran.exists()
-    assert ftx("plan", "--model", model, "--data", rows).out.count('auto_map in config.json') == 1
+    assert json.dumps(event).count("auto_map in config.json") == 1
 
 
 def test_without_auto_map_nothing_is_noted(ftx: Any, rows: Path, model: Path) -> None:

@@ -125,7 +125,11 @@ def test_an_unknown_part_is_named_with_the_closest(
         ("data__max_rejected", -1, "data.max_rejected (recipe.yaml): input should be greater than or equal to 0"),
         ("data__sets", [], "data.sets (recipe.yaml): list should have at least 1 item"),
         ("data__sets", [{}], "data.sets.0: give either path or source"),
-        ("data__sets", [{"path": "a", "source": {"name": "files"}}], "data.sets.0: give either path or source"),
+        (
+            "data__sets",
+            [{"path": "a", "source": {"name": "files", "path": "b"}}],
+            "data.sets.0: give either path or source",
+        ),
         ("data__sets", [{"source": {"path": "a"}}], "data.sets.0: source needs the name of a source"),
         ("data__sets", [{"path": 3}], "data.sets.0.path: input should be a valid string (given: 3)"),
         ("method", {"rank": 4}, "method: needs the name of a method"),

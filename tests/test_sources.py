@@ -308,7 +308,7 @@ def test_a_row_with_too_few_or_many_cells_is_refused(
 ) -> None:
     lines = [["a", "b"], ["1", "2"], row, ["3", "4"]]
     path = put(tmp_path / f"rows.{ending}", "\n".join(delimiter.join(line) for line in lines))
-    assert refusal(path) == f"{path}: line 3: the row has not as many cells as the header"
+    assert refusal(path) == f"{path}: line 3: the row has {len(row)} cells, the header 2"
 
 
 def test_a_quote_that_never_closes_is_refused(tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, 
     folder = tmp_path_factory.mktemp("unbroken")
     data = write_rows(folder / "rows.jsonl", 12)
     process = start("pass", *flags(TINY, data, folder / "run"))
-    assert process.wait(120) == 0
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     return data, losses(folder / "run")
 
 

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, NonNegativeInt, TypeAdapter
+
 from ftx.errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 MAX_HEADER = 100_000_000  # bytes; the safetensors format's own limit
-BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I64": 64, "I32": 32, "I8": 8, "U8": 8}
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -41,16 +42,15 @@ class Checkpoint:
     @staticmethod
     def of(folder: Path) -> Checkpoint:
         """Find the weight files. Raises ModelError when there are none or one of the index is missing."""
-        for index in INDEXES:
+        for single, index in zip(SINGLES, INDEXES, strict=True):  # transformers' own order
+            if (folder / single).is_file():
+                return Checkpoint(folder, (single,))
             if (folder / index).is_file():
                 listed = read_json(folder / index).get("weight_map")
                 if not isinstance(listed, dict):
                     raise ModelError(f"{folder / index} has no weight_map")
                 shards = tuple(dict.fromkeys(str(s) for s in listed.values()))
                 return Checkpoint(folder, tuple(_existing(folder, shard) for shard in shards))
-        for single in SINGLES:
-            if (folder / single).is_file():
-                return Checkpoint(folder, (single,))
         raise ModelError(f"{folder} holds no weights: neither {' nor '.join(SINGLES)} nor an index of shards")
 
     @cached_property
@@ -111,15 +111,26 @@ def _safetensors_header(path: Path) -> Iterator[tuple[str, TensorInfo]]:
             raise ModelError(f"{path} is truncated or no safetensors file; fetch it again")
         try:
             header = json.loads(file.read(length))
-        except ValueError:
+            header.pop("__metadata__", None)
+            entries = _HEADER.validate_python(header)
+        except (ValueError, TypeError, AttributeError):
             raise ModelError(f"{path} has a broken safetensors header; fetch it again") from None
-    header.pop("__metadata__", None)
-    end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    end = max((entry.data_offsets[1] for entry in entries.values()), default=0)
     if 8 + length + end != size:
         raise ModelError(f"{path} is truncated: {size} bytes of {8 + length + end}; fetch it again")
-    for name, entry in header.items():
-        dtype = NAMES.get(entry["dtype"], entry["dtype"])
-        yield name, TensorInfo(tuple(entry["shape"]), dtype, path.name)
+    for name, entry in entries.items():
+        yield name, TensorInfo(tuple(entry.shape), NAMES.get(entry.dtype, entry.dtype), path.name)
+
+
+class _Entry(BaseModel):
+    """One tensor in a safetensors header."""
+
+    dtype: str
+    shape: list[NonNegativeInt]
+    data_offsets: tuple[NonNegativeInt, NonNegativeInt]
+
+
+_HEADER = TypeAdapter(dict[str, _Entry])
 
 
 def _bin_header(path: Path) -> Iterator[tuple[str, TensorInfo]]:
@@ -135,5 +146,7 @@ def _bin_header(path: Path) -> Iterator[tuple[str, TensorInfo]]:
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         first = str(error).splitlines()[0]
         raise ModelError(f"{path} cannot be read as plain weights: {first}") from None
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
+        raise ModelError(f"{path} holds something else than named weights")
     for name, tensor in loaded.items():
         yield str(name), TensorInfo(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), path.name)

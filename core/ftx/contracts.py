@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Part(BaseModel):
     """Base of all parts. `name` is what recipes call it; the fields are its options, none unknown."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     name: ClassVar[str]
     kind: ClassVar[str]
 

@@ -77,7 +77,7 @@ class Plan:
         return {
             "family": _part(self.family),
             "method": {**_part(self.method), "produces": self.method.produces},
-            "model": {"path": str(self.base), **vars(self.facts)},
+            "model": {"path": str(self.base), **{k: v for k, v in vars(self.facts).items() if k != "notes"}},
             "template": {"name": self.template.name, "stop": list(self.template.stop), "stop_ids": self.stop_ids},
             "data": {
                 "sets": [self._set(i) for i in range(len(self.sets))],
@@ -152,7 +152,11 @@ def make_plan(written: Written, registry: Registry) -> Plan:
     sets = [problems.of(lambda s=s: _open(s, registry)) for s in recipe.data.sets]  # type: ignore[misc]
     facts = problems.of(lambda: family.inspect(base)) if family else None
     tokenizer = problems.of(lambda: family.tokenizer(base)) if family and facts else None
-    eos = generation_eos(base) if facts else set()
+    if tokenizer and facts and tokenizer.largest_id >= facts.vocab_size:
+        problems.add(
+            [f"the tokenizer of {base} has ids up to {tokenizer.largest_id}, the model {facts.vocab_size} words"]
+        )
+    eos = (problems.of(lambda: generation_eos(base)) if facts else None) or set()
     template = problems.of(lambda: _template(recipe.template, tokenizer, family, eos))
     if problems.errors or not (family and method and facts and tokenizer and template):
         raise problems.error()
@@ -225,15 +229,28 @@ def _with_defaults(written: Written, family: ModelFamily) -> Written:
 
 
 def _check_names(values: dict[str, Any], registry: Registry, problems: _Problems) -> None:
-    """Names can be checked even where the rest of the recipe is broken."""
-    family, method = values.get("family"), values.get("method")
-    name = method.get("name") if isinstance(method, dict) else method
-    if isinstance(family, str) and family != "auto":
+    """Names and the options of parts can be checked even where the rest of the recipe is broken."""
+    if isinstance(family := values.get("family"), str) and family != "auto":
         problems.of(lambda: registry.family(family))
-    if isinstance(name, str):
-        problems.of(lambda: registry.method(name))
+    method = values.get("method")
+    method = {"name": method} if isinstance(method, str) else method
+    if isinstance(method, dict) and isinstance(name := method.get("name"), str):
+        problems.of(lambda: configured(registry.method(name), method, "method"))
     if isinstance(template := values.get("template"), str):
         problems.of(lambda: check_template_name(template))
+    data = values.get("data")
+    sets = data.get("sets") if isinstance(data, dict) else None
+    for one in sets if isinstance(sets, list) else []:
+        if isinstance(one, dict):
+            _check_set_names(one, registry, problems)
+
+
+def _check_set_names(one: dict[str, Any], registry: Registry, problems: _Problems) -> None:
+    if isinstance(row_format := one.get("format"), str) and row_format != "auto":
+        problems.of(lambda: registry.format(row_format))
+    source = one.get("source")
+    if isinstance(source, dict) and isinstance(name := source.get("name"), str):
+        problems.of(lambda: configured(registry.source(name), source, "data.source"))
 
 
 def find_family(name: str, base: Path, registry: Registry) -> ModelFamily:
@@ -259,7 +276,10 @@ def generation_eos(base: Path) -> set[int]:
     """The stop ids in a model folder's generation_config.json."""
     path = base / "generation_config.json"
     eos = read_json(path).get("eos_token_id") if path.is_file() else None
-    return set(eos) if isinstance(eos, list) else set() if eos is None else {int(eos)}
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(isinstance(i, int) for i in ids):
+        raise ModelError(f"{path}: eos_token_id is {eos!r}, not a token id or a list of them")
+    return set(ids)
 
 
 PartT = TypeVar("PartT", bound=Part)

@@ -61,5 +61,6 @@ def load_tokenizer(folder: Path, **options: Any) -> Tokenizer:
     logging.set_verbosity_error()
     try:
         return Tokenizer(TokenizersBackend.from_pretrained(str(folder), local_files_only=True, **options))
-    except (OSError, ValueError) as error:
+    # The tokenizers library raises bare Exception for a broken file, sentencepiece RuntimeError: no narrower net holds.
+    except Exception as error:
         raise ModelError(f"the tokenizer of {folder} cannot be read: {str(error).splitlines()[0]}") from error

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ftx.errors import FtxError, RecipeError, did_you_mean
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
 
 class SetRecipe(_Section):
@@ -84,11 +92,13 @@ class TrainRecipe(_Section):
             raise ValueError("each must be at least 0 and below 1")
         return value
 
-    @model_validator(mode="after")
-    def _batches_divide(self) -> TrainRecipe:
-        if self.micro_batch_size > self.global_batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} exceeds global_batch_size")
-        return self
+    @field_validator("micro_batch_size")
+    @classmethod
+    def _within_the_batch(cls, value: int, info: ValidationInfo) -> int:
+        whole = info.data.get("global_batch_size")
+        if whole is not None and value > whole:
+            raise ValueError(f"{value} exceeds global_batch_size {whole}")
+        return value
 
 
 class Recipe(_Section):
@@ -115,6 +125,10 @@ class Recipe(_Section):
         return value
 
 
+# section -> the key that a bare value means: `method: lora`, `data: rows.jsonl`
+SHORT = {"method": "name", "source": "name", "data": "sets"}
+
+
 @dataclass
 class Written:
     """Values as the user wrote them, with the place each came from ("recipe.yaml", "--lr", ...)."""
@@ -128,8 +142,8 @@ class Written:
         place = self.values
         for key in parents:
             inner = place.get(key)
-            if isinstance(inner, str | list):  # a short form: `method: lora`, `data: rows.jsonl`
-                inner = {"name" if key in ("method", "source") else "sets": inner}
+            if key in SHORT and isinstance(inner, str | list):
+                inner = {SHORT[key]: inner}
             if inner is not None and not isinstance(inner, dict):
                 raise RecipeError(f"{origin}: '{dotted}' cannot be set: {key} is {inner!r}")
             place[key] = place = {} if inner is None else inner

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from ftx import Layout, ModelError, ModelFacts, ModelFamily
 from ftx.checkpoint_files import Checkpoint, read_json
@@ -15,8 +17,6 @@ from ftx_internlm2.layout import InternLM2Layout
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 class InternLM2(ModelFamily):
@@ -68,13 +68,52 @@ class InternLM2(ModelFamily):
         return "internlm2_chat"
 
 
+class _RopeScaling(BaseModel, strict=True):
+    type: Literal["linear", "dynamic"]
+    factor: float = Field(gt=0)
+
+
+class _Config(BaseModel, strict=True):
+    """The keys of config.json that shape the model; others are carried along unread."""
+
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt | None = None
+    max_position_embeddings: PositiveInt = 2048
+    rms_norm_eps: PositiveFloat = 1e-6
+    rope_theta: PositiveFloat = 10000
+    rope_scaling: _RopeScaling | None = None
+    hidden_act: str = "silu"
+    bias: bool = True
+    tie_word_embeddings: bool = False
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> _Config:
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
+        if self.hidden_size % heads or heads % kv_heads:
+            raise ValueError(f"{heads} heads and {kv_heads} key/value heads do not divide width {self.hidden_size}")
+        return self
+
+
 def _config(folder: Path) -> dict[str, Any]:
+    """config.json, checked. Raises ModelError with one sentence per bad key."""
     config = read_json(folder / "config.json")
     if config.get("model_type") != "internlm2":
         raise ModelError(f"{folder} is a '{config.get('model_type')}' model, not internlm2; see `ftx plugins`")
-    absent = [key for key in NEEDED if not isinstance(config.get(key), int)]
-    if absent:
-        raise ModelError(f"{folder / 'config.json'} lacks {', '.join(absent)}")
+    try:
+        checked = _Config.model_validate(config)
+    except ValidationError as error:
+        where = folder / "config.json"
+        raise ModelError(
+            *(f"{where}: {'.'.join(map(str, e['loc'])) or 'shape'}: {e['msg']}" for e in error.errors())
+        ) from None
+    from transformers.activations import ACT2FN
+
+    if checked.hidden_act not in ACT2FN:
+        raise ModelError(f"{folder / 'config.json'}: hidden_act: '{checked.hidden_act}' is not known")
     return config
 
 

@@ -14,8 +14,7 @@ from pydantic import Field
 from ftx import DataError, DataSource, Record
 from ftx.atomic import sha256_of
 
-# GB18030 is tried after UTF-8 because it accepts nearly any bytes; corpora saved by Chinese Windows are in it.
-ENCODINGS = ("utf-8-sig", "gb18030")
+MAX_CELL = 1 << 27  # characters; csv's own limit of 128 KiB a cell is shorter than long documents
 
 
 class Files(DataSource):
@@ -60,12 +59,27 @@ def _text(path: Path) -> str:
     raw = path.read_bytes()
     if b"\x00" in raw[:4096]:
         raise DataError(f"{path} is not text: it holds NUL bytes (UTF-16? save it as UTF-8)")
-    for encoding in ENCODINGS:
-        try:
-            return raw.decode(encoding)
-        except UnicodeDecodeError as error:
-            at = error.start
-    raise DataError(f"{path} is neither UTF-8 nor GB18030: byte {at} fits neither; save it as UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        bad = raw.index(error.object[error.start :])
+    if _mostly_utf8(raw):
+        raise DataError(f"{path} is damaged UTF-8: byte {bad} begins no character; save it as UTF-8 again")
+    try:
+        return raw.decode("gb18030")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is neither UTF-8 nor GB18030: byte {error.start} fits neither; save it as UTF-8"
+        ) from None
+
+
+def _mostly_utf8(raw: bytes) -> bool:
+    """Whether nearly all that is not ASCII reads as UTF-8: then some bytes are damaged, and it is no other encoding.
+
+    GB18030 accepts nearly any bytes, so reading damaged UTF-8 as GB18030 would turn every character into another.
+    """
+    foreign = [char for char in raw.decode("utf-8", "replace") if char > "\x7f"]
+    return foreign.count("\ufffd") * 10 < len(foreign)
 
 
 def _json(path: Path) -> Iterator[tuple[int, Any]]:
@@ -88,14 +102,19 @@ def _json_array(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             value, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise _broken(path, error.lineno, error.colno, error.msg) from None
+        except RecursionError:
+            raise _broken_at(path, text, at, "nested too deeply") from None
         yield line, value
         at = _skip_space(text, at)
         if text[at : at + 1] == ",":
             at = _skip_space(text, at + 1)
+            if text[at : at + 1] == "]":
+                raise _broken_at(path, text, at, "a comma before ']'")
         elif text[at : at + 1] != "]":
             raise _broken_at(path, text, at, "expected ',' or ']'")
-    if text[at + 1 :].strip():
-        raise _broken_at(path, text, at + 1, "extra data after the array")
+    after = _skip_space(text, at + 1)
+    if after < len(text):
+        raise _broken_at(path, text, after, "extra data after the array")
 
 
 def _skip_space(text: str, at: int) -> int:
@@ -116,6 +135,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, json.loads(line)
         except json.JSONDecodeError as error:
             raise _broken(path, number, error.colno, error.msg) from None
+        except RecursionError:
+            raise _broken(path, number, 1, "nested too deeply") from None
 
 
 def _broken(path: Path, line: int, column: int, why: str) -> DataError:
@@ -125,12 +146,17 @@ def _broken(path: Path, line: int, column: int, why: str) -> DataError:
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     text = _text(path)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    csv.field_size_limit(MAX_CELL)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(f"{path}: line {reader.line_num}: the row has not as many cells as the header")
-            yield reader.line_num, row
+        header = next(reader)
+        before = reader.line_num
+        for cells in reader:
+            line, before = before + 1, reader.line_num
+            if cells and len(cells) != len(header):
+                raise DataError(f"{path}: line {line}: the row has {len(cells)} cells, the header {len(header)}")
+            if cells:
+                yield line, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: broken CSV: {error}") from None
 
@@ -151,16 +177,22 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _xlsx(path: Path) -> Iterator[tuple[int, Any]]:
+    from xml.etree.ElementTree import ParseError
     from zipfile import BadZipFile
 
     from openpyxl import load_workbook
     from openpyxl.utils.exceptions import InvalidFileException
 
     try:
-        book = load_workbook(path, read_only=True, data_only=True)
-    except (BadZipFile, InvalidFileException, KeyError, OSError) as error:
+        with path.open("rb") as file:
+            book = load_workbook(file, read_only=True, data_only=True)
+            yield from _sheet(book.worksheets[0].iter_rows(values_only=True))
+    except (BadZipFile, InvalidFileException, KeyError, OSError, ParseError) as error:
         raise DataError(f"{path} is no whole XLSX file: {error}") from None
-    rows = book.worksheets[0].iter_rows(values_only=True)
+
+
+def _sheet(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    """Rows of a sheet as text under the names of its first line; empty lines are passed over but counted."""
     header = ["" if cell is None else str(cell).strip() for cell in next(rows, ())]
     for number, cells in enumerate(rows, 2):
         if any(cell is not None for cell in cells):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, get_args
 
 from ftx import Conversation, DataFormat, Message, RowError
@@ -77,16 +78,25 @@ class XTunerConversation(DataFormat):
         return _has(value, "conversation")
 
     def parse(self, value: Any) -> Conversation:
-        messages: list[Message] = []
-        for turn in _list(value, "conversation"):
-            system = turn.get("system") if isinstance(turn, dict) else None
-            if system and not messages:
-                messages.append(Message("system", _string(turn, "system")))
-            question = _string(turn, "input")
-            if not question and len(_list(value, "conversation")) == 1 and not system:
-                return Conversation.of([Message("text", _string(turn, "output"))])
-            messages += [Message("user", question), Message("assistant", _string(turn, "output"))]
-        return Conversation.of(messages)
+        turns = _list(value, "conversation")
+        if (
+            len(turns) == 1
+            and isinstance(turns[0], dict)
+            and turns[0].get("input") == ""
+            and not turns[0].get("system")
+        ):
+            return Conversation.of([Message("text", _string(turns[0], "output"))])
+        return Conversation.of([message for turn in turns for message in self._messages(turn)])
+
+    def _messages(self, turn: Any) -> Iterator[Message]:
+        question = Message("user", _string(turn, "input"))
+        if turn.get("system"):
+            yield Message("system", _string(turn, "system"))
+        yield question
+        loss = turn.get("output_with_loss", True)
+        if not isinstance(loss, bool):
+            raise RowError(f"'output_with_loss' is {loss!r}, not true or false", "write it as a JSON boolean")
+        yield Message("assistant", _string(turn, "output"), loss)
 
 
 class ShareGPT(DataFormat):

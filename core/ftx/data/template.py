@@ -7,6 +7,7 @@ stays ordinary text.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class Template(ABC):
 
     def encode(self, conversation: Conversation, tokenizer: Tokenizer) -> Encoded:
         """Ids and labels of a whole training row. Raises RowError."""
+        for message in conversation.messages:
+            _refuse_half_characters(message.content)
         if conversation.messages[0].role == "text":
             return _encode_text(conversation.messages[0].content, tokenizer)
         return encode_pieces(self.pieces(conversation.messages), tokenizer)
@@ -80,6 +83,15 @@ class Template(ABC):
     def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """Ids after which the assistant's next answer begins."""
         return encode_pieces(self.pieces(messages, answer_next=True), tokenizer).ids
+
+
+def _refuse_half_characters(text: str) -> None:
+    """JSON can spell half of a surrogate pair, which is no character and has no tokens."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise RowError(f"the text holds half a character ({half})", "write the row as whole UTF-8") from None
 
 
 def encode_pieces(pieces: Iterator[Piece], tokenizer: Tokenizer) -> Encoded:
@@ -218,7 +230,7 @@ class JinjaTemplate(Template):
     def stop(self) -> tuple[str, ...]:  # type: ignore[override]
         """The first special token after an answer, found by rendering one."""
         probe = [Message("user", "a"), Message("assistant", "b")]
-        tail = list(self._rendered(probe, answer_next=False))[-1]
+        *_, tail = self._rendered(probe, answer_next=False)
         found = [p for p in self._tokenizer.split_specials(tail.text) if self._tokenizer.special(p) is not None]
         return tuple(found[:1])
 
@@ -226,8 +238,11 @@ class JinjaTemplate(Template):
         return self._source
 
     def check(self, tokenizer: Tokenizer) -> list[str]:
-        if self.stop:
-            return []
+        try:
+            if self.stop:
+                return []
+        except RowError as error:
+            return [f"the tokenizer's chat template cannot be used: {error.reason}"]
         return [
             "the tokenizer's chat template puts no special token after an answer, so the model could never "
             "learn to stop; name a template that does"
@@ -259,6 +274,9 @@ class JinjaTemplate(Template):
     def _rendered(self, messages: Sequence[Message], *, answer_next: bool) -> Iterator[Piece]:
         marked = [{"role": m.role, "content": f"{_OPEN}{i}{_CLOSE}"} for i, m in enumerate(messages)]
         text = self._render(marked, answer_next)
+        kept = [int(index) for index in re.findall(f"{_OPEN}(\\d+){_CLOSE}", text)]
+        if kept != list(range(len(messages))):
+            raise RowError("the chat template leaves out or reorders messages of the row", "name another template")
         while text:
             before, opened, rest = text.partition(_OPEN)
             if before:
@@ -278,7 +296,8 @@ class JinjaTemplate(Template):
                     messages, chat_template=self._source, tokenize=False, add_generation_prompt=answer_next
                 )
             )
-        except TemplateError as error:
+        # A template is a program: an operation on the wrong type surfaces as TypeError.
+        except (TemplateError, TypeError) as error:
             raise RowError(f"the chat template refuses the row: {error}", "change the row or the template") from None
 
 

@@ -47,6 +47,10 @@ class Tokenizer:
         return int(self.hf.pad_token_id if self.hf.pad_token_id is not None else 0)
 
     @property
+    def largest_id(self) -> int:
+        return int(max(self.hf.get_vocab().values(), default=0))
+
+    @property
     def chat_template(self) -> str | None:
         template = self.hf.chat_template
         return template if isinstance(template, str) else None
