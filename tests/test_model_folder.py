@@ -149,7 +149,7 @@ def test_another_kind_of_model_is_refused(kind: Any, model: Path) -> None:
     "key", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
 )
 def test_a_config_that_lacks_a_size_is_refused(key: str, model: Path) -> None:
-    for missing in (None, "64", 6.4):
+    for missing in (None, "64", 6.4, True, [], 0):
         set_config(model, **{key: missing})
         assert refusal(model).startswith(f"{model / 'config.json'}: {key}: ")
 
@@ -175,8 +175,13 @@ def test_all_sizes_that_lack_are_named_at_once(model: Path) -> None:
         {"hidden_size": -1},
         {"vocab_size": 632},
         {"max_position_embeddings": None},
+        {"max_position_embeddings": "2048"},
         {"rms_norm_eps": None},
+        {"rms_norm_eps": "1e-5"},
+        {"rope_theta": "10000"},
         {"rope_scaling": {"type": "nope", "factor": 2.0}},
+        {"rope_scaling": {"type": "linear", "factor": "2.0"}},
+        {"rope_scaling": {"type": "linear"}},
         {"rope_scaling": 3},
         {"rope_theta": "high"},
         {"hidden_act": "nope"},

@@ -186,6 +186,12 @@ def test_utf8_with_a_foreign_word_is_refused_and_not_read_as_other_chinese(tmp_p
     assert "byte 120" in refusal(put(tmp_path / "rows.txt", raw))
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_the_byte_named_is_counted_in_the_file(mark: bytes, tmp_path: Path) -> None:
+    raw = mark + ("你" * 20).encode() + b"\xa0"  # a byte that also ends each of the characters before it
+    assert f"byte {len(raw) - 1} " in refusal(put(tmp_path / "rows.txt", raw))
+
+
 def test_cut_off_utf8_is_refused_and_not_read_as_other_chinese(tmp_path: Path) -> None:
     raw = ("请介绍一下你自己。我是一个小助手，很高兴认识你。" * 8).encode()
     assert "UTF-8" in refusal(put(tmp_path / "rows.txt", raw[:-2]))
@@ -373,6 +379,28 @@ def test_an_xlsx_with_a_damaged_sheet_is_refused(sheet: bytes, tmp_path: Path) -
         for name in before.namelist():
             after.writestr(name, sheet if name == "xl/worksheets/sheet1.xml" else before.read(name))
     assert "is no whole XLSX file" in refusal(path)
+
+
+def test_an_xlsx_with_a_damaged_stream_is_refused(tmp_path: Path) -> None:
+    import zipfile
+
+    path = tmp_path / "rows.xlsx"
+    write_xlsx(path, TABLE)
+    with zipfile.ZipFile(path) as book:
+        sheet = book.getinfo("xl/worksheets/sheet1.xml")
+    raw = bytearray(path.read_bytes())
+    begins = sheet.header_offset + 30 + len(sheet.filename)
+    raw[begins : begins + sheet.compress_size] = b"\xff" * sheet.compress_size
+    assert "is no whole XLSX file" in refusal(put(path, bytes(raw)))
+
+
+def test_an_xlsx_without_a_table_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.xlsx"
+    book = openpyxl.Workbook()
+    book.create_chartsheet("chart")
+    book.remove(book.worksheets[0])
+    book.save(path)
+    assert refusal(path)
 
 
 def test_xlsx_skips_empty_lines_and_counts_them(tmp_path: Path) -> None:

@@ -338,6 +338,8 @@ def test_a_chat_template_without_a_stop_token_is_refused(ftx: Any, rows: Path, t
         "{{ raise_exception('never') }}",
         "{{ messages[0]['content'] + 1 }}",
         "{{ nothing.there }}",
+        "{{ 1 // 0 }}",
+        "{{ messages[0]['content'].index('z') }}",
         "{{ messages[7]['content'] }}",
         "",
     ],

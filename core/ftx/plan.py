@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CHECKPOINTS_A_RUN = 10
+ROWS_AT_ONCE = 4
 
 
 @dataclass
@@ -62,6 +63,12 @@ class Plan:
         return min(max(1, round(ratio * self.steps)), self.steps - 1) if ratio else 0
 
     @property
+    def micro_batch_size(self) -> int:
+        """Rows a process computes at once."""
+        train = self.recipe.train
+        return train.micro_batch_size or min(ROWS_AT_ONCE, train.global_batch_size)
+
+    @property
     def lr(self) -> float:
         return self.recipe.train.lr or self.method.default_lr
 
@@ -87,6 +94,7 @@ class Plan:
             "train": {
                 **self.recipe.train.model_dump(mode="json"),
                 "lr": self.lr,
+                "micro_batch_size": self.micro_batch_size,
                 "steps": self.steps,
                 "steps_per_epoch": self.steps_per_epoch,
                 "warmup_steps": self.warmup_steps,

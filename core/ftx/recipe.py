@@ -70,7 +70,9 @@ class TrainRecipe(_Section):
     epochs: float = Field(3.0, gt=0, description="passes over the data; max_steps overrides it")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps")
     global_batch_size: int = Field(16, ge=1, description="rows per optimizer step, over all processes")
-    micro_batch_size: int = Field(4, ge=1, description="rows a process computes at once; changes no result")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="rows a process computes at once, changing no result; default: 4 at most"
+    )
     lr: float | None = Field(None, gt=0, description="peak learning rate; default: the method's own")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps with rising rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay")
@@ -94,9 +96,9 @@ class TrainRecipe(_Section):
 
     @field_validator("micro_batch_size")
     @classmethod
-    def _within_the_batch(cls, value: int, info: ValidationInfo) -> int:
+    def _within_the_batch(cls, value: int | None, info: ValidationInfo) -> int | None:
         whole = info.data.get("global_batch_size")
-        if whole is not None and value > whole:
+        if value is not None and whole is not None and value > whole:
             raise ValueError(f"{value} exceeds global_batch_size {whole}")
         return value
 

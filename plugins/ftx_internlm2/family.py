@@ -114,7 +114,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
     if checked.hidden_act not in ACT2FN:
         raise ModelError(f"{folder / 'config.json'}: hidden_act: '{checked.hidden_act}' is not known")
-    return config
+    return {"bias": checked.bias, **config}  # absent, it is true, other than Llama's
 
 
 def _expected(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -62,7 +62,7 @@ def _text(path: Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        bad = raw.index(error.object[error.start :])
+        bad = len(raw) - len(error.object) + error.start  # the codec counts after a byte order mark
     if _mostly_utf8(raw):
         raise DataError(f"{path} is damaged UTF-8: byte {bad} begins no character; save it as UTF-8 again")
     try:
@@ -177,6 +177,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _xlsx(path: Path) -> Iterator[tuple[int, Any]]:
+    import zlib
     from xml.etree.ElementTree import ParseError
     from zipfile import BadZipFile
 
@@ -187,7 +188,8 @@ def _xlsx(path: Path) -> Iterator[tuple[int, Any]]:
         with path.open("rb") as file:
             book = load_workbook(file, read_only=True, data_only=True)
             yield from _sheet(book.worksheets[0].iter_rows(values_only=True))
-    except (BadZipFile, InvalidFileException, KeyError, OSError, ParseError) as error:
+    # Each layer fails in its own way; a bare AttributeError is openpyxl's for a book without a sheet of cells.
+    except (BadZipFile, InvalidFileException, KeyError, OSError, ParseError, zlib.error, AttributeError) as error:
         raise DataError(f"{path} is no whole XLSX file: {error}") from None
 
 

@@ -296,8 +296,8 @@ class JinjaTemplate(Template):
                     messages, chat_template=self._source, tokenize=False, add_generation_prompt=answer_next
                 )
             )
-        # A template is a program: an operation on the wrong type surfaces as TypeError.
-        except (TemplateError, TypeError) as error:
+        # A template is a program, whose mistakes surface as Python's own errors.
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise RowError(f"the chat template refuses the row: {error}", "change the row or the template") from None
 
 

@@ -168,7 +168,7 @@ def _accumulate(plan: Plan, model: PreTrainedModel, rows: list[int], accelerator
     world = accelerator.num_processes
     dtype = arithmetic(train.dtype, accelerator.device.type)
     total = torch.zeros((), device=accelerator.device)
-    for part in micro_batches(rows, train.micro_batch_size, accelerator.process_index, world):
+    for part in micro_batches(rows, plan.micro_batch_size, accelerator.process_index, world):
         # A process without rows of its own still takes part in the collectives, with no weight.
         batch = collate([data[i] for i in part or rows[:1]], plan.tokenizer.pad_id)
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
@@ -252,8 +252,8 @@ def _finish(run: Run, model: PreTrainedModel, start: float) -> None:
 
 
 def _memory_advice(plan: Plan) -> str:
-    train = plan.recipe.train
-    smaller = [f"train.micro_batch_size below {train.micro_batch_size}"] if train.micro_batch_size > 1 else []
+    micro = plan.micro_batch_size
+    smaller = [f"train.micro_batch_size below {micro}"] if micro > 1 else []
     smaller += [f"data.max_length below {plan.recipe.data.max_length}"]
     smaller += ["--method qlora"] if plan.method.name != "qlora" else []
     return f"the device has not enough memory; try {', or '.join(smaller)}"
