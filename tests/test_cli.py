@@ -78,6 +78,13 @@ def test_an_error_is_json_too(ftx: Any, tiny: Path) -> None:
     assert error["problems"] == ["none.jsonl does not exist"]
 
 
+def test_a_reader_that_goes_away_is_no_bug() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    program = f"{sys.executable} -m ftx plan --schema | head -c 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
+
+
 def test_python_m_ftx_is_the_same_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ftx", "trian"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from ftx.cli.group import main_group
@@ -42,6 +43,9 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         console.error("usage", 2, [error.format_message()])
         return 2
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does: nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (KeyboardInterrupt, click.Abort):
         console.error("interrupted", STOPPED_AT_ONCE, ["stopped at once; what was saved before is whole"])
         return STOPPED_AT_ONCE
