@@ -136,6 +136,8 @@ def test_resume_takes_a_path_and_refuses_another_plan(tiny: Path, rows: Path, tm
     assert again.folder == tmp_path / "run" / "adapter"
     with pytest.raises(RecipeError, match="no checkpoint"):
         fit(plan_for(tiny, rows, tmp_path / "new", **options), resume="auto")
+    with pytest.raises(RecipeError, match=f"is not of the run in {tmp_path / 'new'}; give --out {tmp_path / 'run'}"):
+        fit(plan_for(tiny, rows, tmp_path / "new", **options), resume=str(newest))
     with pytest.raises(RecipeError, match="is no checkpoint"):
         fit(plan_for(tiny, rows, tmp_path / "run", **options), resume=str(tmp_path))
 

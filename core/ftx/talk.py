@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,8 +159,3 @@ def _template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily
     if name == "auto" and travelled.is_file():
         return JinjaTemplate(travelled.read_text("utf-8"), tokenizer, eos)
     return choose_template(name, tokenizer, family.default_template(), eos)
-
-
-def questions(lines: Iterator[str]) -> Iterator[str]:
-    """Non-empty lines, stripped."""
-    return (line.strip() for line in lines if line.strip())

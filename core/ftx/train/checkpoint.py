@@ -12,13 +12,17 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftx.atomic import whole_folder, write_text
+from ftx.atomic import weights_fingerprint, whole_folder, write_text
 from ftx.errors import RecipeError
 from ftx.run import Run, checkpoints_in
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+
+# What may change when a run goes on, as it changes no result or shows in the number of steps.
+FREE = {"epochs", "max_steps", "micro_batch_size", "device", "attention", "save_every", "keep_checkpoints"}
 
 
 def save(run: Run, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Path:
@@ -45,31 +49,36 @@ def identity(run: Run) -> dict[str, Any]:
     plan = run.plan
     train = plan.recipe.train
     return {
+        "base": weights_fingerprint(plan.base),
         "data": plan.prepared.hashes,
         "rows": len(plan.prepared.rows),
+        "max_length": plan.recipe.data.max_length,
         "method": {"name": plan.method.name, **plan.method.model_dump(mode="json")},
         "template": plan.template.name,
+        **train.model_dump(mode="json", exclude=FREE),
         "steps": plan.steps,
-        "global_batch_size": train.global_batch_size,
         "lr": plan.lr,
-        "seed": train.seed,
     }
 
 
 def find(resume: str, out: Path) -> Path:
     """The checkpoint that `--resume` names: a path, a run's folder, or "auto" for the newest in `out`.
 
-    Raises RecipeError when there is none.
+    Raises RecipeError when there is none, or it is another run's: a run goes on in its own folder.
     """
     if resume == "auto" or (Path(resume) / "checkpoints").is_dir():
         folder = out if resume == "auto" else Path(resume)
-        found = checkpoints_in(folder)
-        if not found:
+        kept = checkpoints_in(folder)
+        if not kept:
             raise RecipeError(f"--resume: {folder} holds no checkpoint; leave --resume out to begin anew")
-        return found[-1]
-    if not (Path(resume) / "state.json").is_file():
+        found = kept[-1]
+    else:
+        found = Path(resume)
+    if not (found / "state.json").is_file():
         raise RecipeError(f"--resume: {resume} is no checkpoint (a folder step-N of a run, or 'auto')")
-    return Path(resume)
+    if found.resolve().parents[1] != out.resolve():
+        raise RecipeError(f"--resume: {found} is not of the run in {out}; give --out {found.parents[1]}")
+    return found
 
 
 def read_step(folder: Path, run: Run) -> int:
