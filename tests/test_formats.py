@@ -319,7 +319,7 @@ def test_an_unknown_format_is_refused_naming_keys_seen_and_formats_known(tmp_pat
         opened([{"question": "a", "reply": "b"}, {"text": "c"}], tmp_path, registry)
     (sentence,) = caught.value.problems
     assert sentence.startswith(f"{tmp_path / 'rows.jsonl'}: row 1 has keys 'question', 'reply'")
-    assert "(openai, xtuner, sharegpt, alpaca, text)" in sentence
+    assert "(openai, xtuner, sharegpt, alpaca, input_output, text)" in sentence
 
 
 @pytest.mark.parametrize(("row", "seen"), [(["a"], "list"), ("a", "str"), (3, "int"), (None, "NoneType"), ({}, "keys")])

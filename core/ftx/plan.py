@@ -113,6 +113,7 @@ class Plan:
             "format": one.format.name,
             "evidence": one.evidence,
             "system": one.system,
+            "columns": one.columns,
             "sha256": self.prepared.hashes[index],
         }
 
@@ -317,7 +318,7 @@ class _Wrapped:
 def _open(entry: SetRecipe, registry: Registry) -> DataSet:
     options = entry.source_options()
     source: DataSource = configured(registry.source(options["name"]), options, "data.source")
-    return open_set(source, entry.format, entry.system, registry)
+    return open_set(source, entry.format, entry.system, registry, entry.columns)
 
 
 def _stem(recipe: Recipe) -> str:

@@ -33,6 +33,9 @@ class SetRecipe(_Section):
     source: dict[str, Any] | None = Field(None, description="a source by name, with its options")
     format: str = Field("auto", description="a format by name; auto finds it from the first rows")
     system: str | None = Field(None, description="system message for the rows that have none")
+    columns: dict[str, str] | None = Field(
+        None, description="the format's names to the file's own, as {input: q, output: a}; other columns are left out"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> SetRecipe:

@@ -18,4 +18,11 @@ def ftx_data_sources() -> Iterable[type[DataSource]]:
 def ftx_data_formats() -> Iterable[type[DataFormat]]:
     from ftx_sources import formats
 
-    return [formats.Messages, formats.XTunerConversation, formats.ShareGPT, formats.Alpaca, formats.Text]
+    return [
+        formats.Messages,
+        formats.XTunerConversation,
+        formats.ShareGPT,
+        formats.Alpaca,
+        formats.InputOutput,
+        formats.Text,
+    ]

@@ -138,6 +138,21 @@ class Alpaca(DataFormat):
         return Conversation.of(messages)
 
 
+class InputOutput(DataFormat):
+    """Plain pairs: {"input": "...", "output": "...", "system": "..."}, XTuner's default columns."""
+
+    name = "input_output"
+
+    def recognise(self, value: Any) -> str | None:
+        return _has(value, "input", "output")
+
+    def parse(self, value: Any) -> Conversation:
+        messages = [Message("user", _string(value, "input")), Message("assistant", _string(value, "output"))]
+        if value.get("system"):
+            messages.insert(0, Message("system", _string(value, "system")))
+        return Conversation.of(messages)
+
+
 class Text(DataFormat):
     """Plain text to go on pre-training with: {"text": "..."}; every token is learnt."""
 

@@ -36,9 +36,22 @@ def recipe_options(command: F) -> F:
         command = click.option(f"--{flag}", help=help, metavar="VALUE")(command)
     command = click.option("--set", "settings", multiple=True, metavar="A.B=C", help="Any recipe option.")(command)
     command = click.option("--data", multiple=True, metavar="FILE", help="Training data; may be repeated.")(command)
+    command = click.option("--system", metavar="TEXT", help="System message for rows of --data without one.")(command)
+    command = click.option(
+        "--columns", metavar="input=q,output=a", help="Which columns of --data hold what the format expects."
+    )(command)
     command = click.option("--plugin", "--family", "family", metavar="NAME", help="Model family.")(command)
     command = click.argument("recipe", required=False, type=click.Path(path_type=Path))(command)
     return click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")(command)
+
+
+def _columns(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and own.strip() for name, _, own in pairs):
+        raise RecipeError(f"--columns {text}: write it as input=q,output=a")
+    return {name.strip(): own.strip() for name, _, own in pairs}
 
 
 def written_recipe(recipe: Path | None, family: str | None, data: tuple[str, ...], given: dict[str, Any]) -> Written:
@@ -46,8 +59,12 @@ def written_recipe(recipe: Path | None, family: str | None, data: tuple[str, ...
     settings: dict[str, tuple[Any, str]] = {}
     if family:
         settings["family"] = (family, "--plugin")
+    for_data = {"system": given["system"], "columns": _columns(given["columns"])}
+    for_data = {key: value for key, value in for_data.items() if value is not None}
     if data:
-        settings["data.sets"] = (list(data), "--data")
+        settings["data.sets"] = ([{"path": path, **for_data} for path in data], "--data")
+    elif for_data:
+        raise RecipeError(f"--{next(iter(for_data))} goes with --data FILE; in a recipe it stands in data.sets")
     for flag, (dotted, _) in FLAGS.items():
         value = given[flag.replace("-", "_")]
         if value is not None:

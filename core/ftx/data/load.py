@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,23 @@ class DataSet:
     format: DataFormat
     evidence: str
     system: str | None
+    columns: Mapping[str, str] | None = None
+
+    def value(self, record: Record) -> Any:
+        """The record's value under the format's own names. Raises RowError when a mapped column is missing."""
+        return renamed(record.value, self.columns)
+
+
+def renamed(value: Any, columns: Mapping[str, str] | None) -> Any:
+    """`value` with only the mapped columns, each under its new name; unchanged without `columns`."""
+    if columns is None:
+        return value
+    if not isinstance(value, dict):
+        raise RowError(f"expected named columns, found {type(value).__name__}", "leave out columns")
+    for own in columns.values():
+        if own not in value:
+            raise RowError(f"there is no column '{own}'", f"map one of {', '.join(map(repr, value))}")
+    return {name: value[own] for name, own in columns.items()}
 
 
 @dataclass
@@ -40,16 +57,25 @@ class Prepared:
     hashes: list[str] = field(default_factory=list)
 
 
-def open_set(source: DataSource, format_name: str, system: str | None, registry: Registry) -> DataSet:
+def open_set(
+    source: DataSource,
+    format_name: str,
+    system: str | None,
+    registry: Registry,
+    columns: Mapping[str, str] | None = None,
+) -> DataSet:
     """The set with its format, found from the first rows when `format_name` is "auto". Raises DataError."""
     if format_name != "auto":
-        return DataSet(source, registry.format(format_name)(), "named in the recipe", system)
-    sample = [record.value for record in islice(source.records(), SAMPLE)]
+        return DataSet(source, registry.format(format_name)(), "named in the recipe", system, columns)
+    try:
+        sample = [renamed(record.value, columns) for record in islice(source.records(), SAMPLE)]
+    except RowError as error:
+        raise DataError(f"columns: {error.reason}; {error.remedy}") from None
     for candidate in registry.formats():
         found = candidate()
         evidence = [found.recognise(value) for value in sample]
         if sample and evidence[0]:
-            return DataSet(source, found, evidence[0], system)
+            return DataSet(source, found, evidence[0], system, columns)
     raise DataError(_unknown_format(next(source.records()), registry))
 
 
@@ -75,7 +101,7 @@ def _add(
 ) -> None:
     ledger = prepared.ledger
     try:
-        row = template.encode(data_set.format.parse(record.value).with_system(data_set.system), tokenizer)
+        row = template.encode(data_set.format.parse(data_set.value(record)).with_system(data_set.system), tokenizer)
         cut = Encoded(row.ids[:limit], row.labels[:limit])
         labelled = sum(label != IGNORE for label in cut.labels[1:])
         if not labelled:
