@@ -56,8 +56,12 @@ def load_tokenizer(folder: Path, **options: Any) -> Tokenizer:
     from transformers import TokenizersBackend
     from transformers.utils import logging
 
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+    files = [folder / name for name in ("tokenizer.json", "tokenizer.model") if (folder / name).is_file()]
+    if not files:
         raise ModelError(f"{folder} has no tokenizer: neither tokenizer.json nor tokenizer.model")
+    for file in files:
+        if not file.stat().st_size:  # which some versions of transformers take for a tokenizer without words
+            raise ModelError(f"the tokenizer of {folder} cannot be read: {file.name} is empty")
     logging.set_verbosity_error()
     try:
         return Tokenizer(TokenizersBackend.from_pretrained(str(folder), local_files_only=True, **options))
