@@ -109,7 +109,7 @@ def _agree(accelerator: Accelerator, share: torch.Tensor, stop: bool) -> tuple[f
     """The step's loss over all processes, and whether any of them was asked to stop, in one exchange."""
     import torch
 
-    both = torch.stack([share, torch.tensor(float(stop), device=share.device)])
+    both = torch.stack([share, torch.tensor(float(stop), dtype=share.dtype, device=share.device)])
     loss, asked = accelerator.reduce(both, "sum").tolist()
     return loss, asked > 0
 
@@ -167,7 +167,7 @@ def _accumulate(plan: Plan, model: PreTrainedModel, rows: list[int], accelerator
     tokens = sum(label != IGNORE for i in rows for label in data[i].labels[1:])
     world = accelerator.num_processes
     dtype = arithmetic(train.dtype, accelerator.device.type)
-    total = torch.zeros((), device=accelerator.device)
+    total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     for part in micro_batches(rows, plan.micro_batch_size, accelerator.process_index, world):
         # A process without rows of its own still takes part in the collectives, with no weight.
         batch = collate([data[i] for i in part or rows[:1]], plan.tokenizer.pad_id)
@@ -180,12 +180,16 @@ def _accumulate(plan: Plan, model: PreTrainedModel, rows: list[int], accelerator
 
 
 def _loss_sum(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross entropy in float32 summed over the labelled tokens; each position predicts the next."""
+    """Cross entropy summed over the labelled tokens; each position predicts the next.
+
+    Each token's is float32, their sum float64, so that its rounding does not depend on how rows are grouped.
+    """
     import torch.nn.functional as F
 
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     targets = batch["labels"][:, 1:].flatten()
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORE, reduction="sum")
+    each = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORE, reduction="none")
+    return each.double().sum()
 
 
 def _refuse_non_finite(run: Run, step: int, loss: float, norm: float) -> None:
