@@ -132,3 +132,31 @@ def test_a_wrong_merge_is_discarded(run: Path, tmp_path: Path, monkeypatch: pyte
         merge(artifact, FAMILY, artifact.base, tmp_path / "merged", Console(quiet=True))
     assert caught.value.exit_code == 7
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_on_the_head_merges_too(ftx: Any, tiny: Path, rows: Path, tmp_path: Path) -> None:
+    flags = ["--model", tiny, "--data", rows, "--max-steps", 2, "--out", tmp_path / "run"]
+    assert ftx("train", *flags, "--method", "lora", "--set", "method.targets=[q_proj, lm_head]").code == 0
+    merged = ftx("merge", tmp_path / "run")
+    assert merged.code == 0, merged.err
+    before, after = (load_file(p / "model.safetensors") for p in (tiny, tmp_path / "run" / "merged"))
+    assert not torch.equal(before["output.weight"], after["output.weight"])
+
+
+def test_chat_refuses_another_base(ftx: Any, run: Path) -> None:
+    other = TINY.parent / "internlm2_dynamic"
+    assert "is not the base this adapter was trained on" in ftx("chat", run, "--base", other, "--once", "a").err
+
+
+def test_one_shard_with_an_index_stays_readable(run: Path, tmp_path: Path) -> None:
+    from ftx.checkpoint_files import Checkpoint
+
+    base, out = tmp_path / "base", tmp_path / "out"
+    shutil.copytree(TINY, base)
+    out.mkdir()
+    names = list(load_file(base / "model.safetensors"))
+    (base / "model.safetensors").rename(base / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    merge_weights(Adapter.read(run / "adapter"), FAMILY.layout(base), base, out)
+    assert Checkpoint.of(out).tensors.keys() == set(names)

@@ -90,7 +90,7 @@ def losses(folder: Path) -> dict[int, float]:
 def events(folder: Path) -> list[Mapping[str, Any]]:
     """All whole lines of events.jsonl; a line cut off by a kill is passed over."""
     found: list[Mapping[str, Any]] = []
-    for line in (folder / EVENTS).read_text("utf-8").splitlines():
+    for line in (folder / EVENTS).read_text("utf-8", "replace").splitlines():
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:

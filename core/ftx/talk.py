@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.artifact import Artifact
+from ftx.atomic import weights_fingerprint
 from ftx.contracts import ModelFamily
 from ftx.data.conversation import Message
 from ftx.data.template import JinjaTemplate, Template, choose_template
@@ -132,6 +133,8 @@ def open_talk(
     folder = artifact.folder if artifact else path
     adapter = (folder / "adapter_config.json").is_file()
     model_folder = (base or adapter_base(folder)) if adapter else folder
+    if adapter and artifact and weights_fingerprint(model_folder) != artifact.manifest["base"]["fingerprint"]:
+        raise ModelError(f"{model_folder} is not the base this adapter was trained on (its weights differ)")
     family = find_family(artifact.plan["family"]["name"] if artifact else "auto", model_folder, registry)
     family.inspect(model_folder)
     model = _load(family, model_folder, folder if adapter else None, device)

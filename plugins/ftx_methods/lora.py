@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class LoRA(TrainMethod):
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the decoder's linear layers.
 
-    The head is not tuned. XTuner's default also put an adapter on InternLM2's head (its `output`); name it in
-    `targets` (lm_head) for the same.
+    The head is not tuned. XTuner's default also put an adapter on InternLM2's head (its `output`): for the same, list
+    the decoder's layers and lm_head in `targets`.
     """
 
     name = "lora"
@@ -47,7 +47,8 @@ class LoRA(TrainMethod):
 
     def save(self, model: PreTrainedModel, family: ModelFamily, base: Path, out: Path, *, final: bool) -> None:
         model.peft_config["default"].base_model_name_or_path = str(base.resolve())
-        model.save_pretrained(str(out))
+        # "auto" would store a tuned head's whole weight beside its adapter.
+        model.save_pretrained(str(out), save_embedding_layers=False)
         # peft writes a model card of its own with nothing but gaps to fill in.
         (out / "README.md").unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -117,7 +118,10 @@ def first_run(registry: Registry, name: str, folder: Path, method: str, console:
     recipe = folder / "recipe.yaml"
     run = folder / "run"
     settings, lr = SETTINGS.get(method, (f"{{name: {method}}}", 1e-3))
-    write_text(recipe, RECIPE.format(recipe=recipe, model=BASE, method=settings, lr=lr, data=data, out=run))
+    write_text(
+        recipe,
+        RECIPE.format(recipe=recipe, model=quoted(BASE), method=settings, lr=lr, data=quoted(data), out=quoted(run)),
+    )
     plan = make_plan(written(recipe, {}), registry)
     artifact = fit(plan, console)
     console.say("3/4  merging the adapter into the base")
@@ -126,6 +130,11 @@ def first_run(registry: Registry, name: str, folder: Path, method: str, console:
     console.say("4/4  asking the tuned model")
     after = ask_all(open_talk(artifact.folder, registry))
     return FirstRun(name, folder, before, after, list(losses(run).values()), artifact)
+
+
+def quoted(path: Path) -> str:
+    """A path as a YAML string, whatever characters it has."""
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def ask_all(talk: Talk) -> Asked:

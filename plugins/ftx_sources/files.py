@@ -149,7 +149,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(MAX_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = next(reader)
+        header = next(reader, [])
         before = reader.line_num
         for cells in reader:
             line, before = before + 1, reader.line_num

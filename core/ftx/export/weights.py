@@ -57,7 +57,7 @@ def write_shards(checkpoint: Checkpoint, out: Path, tensor: Callable[[str], torc
         save_file(tensors, out / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(stored, file)
         total += sum(t.numel() * t.element_size() for t in tensors.values())
-    if len(names) > 1:
+    if set(weight_map.values()) != {"model.safetensors"}:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), "utf-8")
 
