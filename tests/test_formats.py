@@ -220,12 +220,6 @@ REFUSED: list[tuple[str, Any, str]] = [
     # system in the middle
     ("openai", {"messages": [Q, A, says("system", "s"), Q, A]}, "a system message stands after the first turn"),
     ("openai", {"messages": [says("system", "s"), says("system", "t"), Q, A]}, "a system message stands after"),
-    ("xtuner", {"conversation": [turn("a", "b"), turn("c", "d", system="s")]}, "a system message stands after"),
-    (
-        "xtuner",
-        {"conversation": [turn("a", "b", system="s"), turn("c", "d", system="t")]},
-        "a system message stands after",
-    ),
     ("sharegpt", {"conversations": [spoken("human", "a"), spoken("system", "s")]}, "a system message stands after"),
     (
         "sharegpt",
@@ -233,13 +227,16 @@ REFUSED: list[tuple[str, Any, str]] = [
         "a system message stands after",
     ),
     # unknown roles
-    ("openai", {"messages": [says("tool", "x"), A]}, "role 'tool' is not known; use system, user or assistant"),
+    ("openai", {"messages": [says("critic", "x"), A]}, "role 'critic' is not known; use system, user, assistant or"),
+    ("openai", {"messages": [Q, says("tool", "x"), A]}, "a tool message stands after a user message"),
     ("openai", {"messages": [says("text", "x")]}, "role 'text' is not known"),
     ("openai", {"messages": [says("User", "x"), A]}, "role 'User' is not known"),
     ("openai", {"messages": [{"content": "x"}, A]}, "'role' is missing"),
     ("sharegpt", {"conversations": [spoken("observation", "x")]}, "speaker 'observation' is not known; use one of"),
     # wrong types
-    ("openai", {"messages": [says("user", [{"type": "text", "text": "a"}]), A]}, "'content' is list, not text"),
+    ("openai", {"messages": [says("user", [{"type": "sound"}]), A]}, "a part of type 'sound' is not known"),
+    ("openai", {"messages": [says("user", [{"type": "text"}]), A]}, "'text' is missing"),
+    ("openai", {"messages": [says("user", ["a"]), A]}, "expected an object, found str"),
     ("openai", {"messages": [Q, says("assistant", 12)]}, "'content' is int, not text"),
     ("openai", {"messages": [says("user", {"a": 1}), A]}, "'content' is dict, not text"),
     ("openai", {"messages": [says(3, "x"), A]}, "'role' is int, not text"),  # type: ignore[arg-type]
@@ -288,12 +285,12 @@ def opened(rows: list[Any], folder: Path, registry: Registry, format_name: str =
 
 
 @pytest.mark.parametrize(("name", "row", "messages"), GOOD, ids=IDS)
-def test_the_format_is_found_from_the_first_row(
+def test_the_format_is_found_from_the_first_rows(
     name: str, row: Any, messages: tuple[Message, ...], tmp_path: Path, registry: Registry
 ) -> None:
     found = opened([row, {"anything": "else"}], tmp_path, registry)
     assert found.format.name == name
-    assert found.evidence == FORMATS[name]().recognise(row)
+    assert found.evidence == f"{FORMATS[name]().recognise(row)} in 1 of 2 rows"
     assert found.system == "s"
     assert [record.line for record in found.source.records()] == [1, 2]
 
@@ -319,7 +316,8 @@ def test_an_unknown_format_is_refused_naming_keys_seen_and_formats_known(tmp_pat
         opened([{"question": "a", "reply": "b"}, {"text": "c"}], tmp_path, registry)
     (sentence,) = caught.value.problems
     assert sentence.startswith(f"{tmp_path / 'rows.jsonl'}: row 1 has keys 'question', 'reply'")
-    assert "(openai, xtuner, sharegpt, alpaca, input_output, text)" in sentence
+    assert "which is no known format" in sentence
+    assert "openai, xtuner, llava, sharegpt, moss, alpaca, input_output" in sentence
 
 
 @pytest.mark.parametrize(("row", "seen"), [(["a"], "list"), ("a", "str"), (3, "int"), (None, "NoneType"), ({}, "keys")])

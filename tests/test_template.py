@@ -11,11 +11,16 @@ import pytest
 
 from conftest import FIXTURES, TINY
 from ftx import Conversation, Message, RecipeError, RowError
-from ftx.data.template import IGNORE, NAMED, Encoded, JinjaTemplate, Template, check_template_name, choose_template
+from ftx.data.choose import check_template_name, choose_template
+from ftx.data.jinja import JinjaTemplate
+from ftx.data.named import named_templates
+from ftx.data.template import IGNORE, Encoded, Template
 from ftx.data.tokens import Tokenizer
 from ftx_internlm2.family import InternLM2
 from ftx_sources.formats import XTunerConversation
 
+NAMED = named_templates()
+FITTING = ("internlm2_chat", "default")  # whose stop tokens the tiny tokenizer has
 GOLDEN = [
     case
     for case in json.loads((FIXTURES / "golden" / "xtuner_encode.json").read_text("utf-8"))["cases"]
@@ -58,8 +63,8 @@ def tokenizer() -> Tokenizer:
 def template(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Template:
     kind, _, name = request.param.partition(" ")
     if kind == "jinja":
-        return JinjaTemplate(JINJA[name], tokenizer, set())
-    return choose_template(kind, tokenizer, "internlm2_chat", {631})
+        return JinjaTemplate(JINJA[name], tokenizer)
+    return choose_template(kind, tokenizer, "internlm2_chat")
 
 
 def talk(name: str) -> Conversation:
@@ -103,7 +108,7 @@ def test_ids_and_labels_equal_xtuners(case: dict[str, Any], tokenizer: Tokenizer
 
 @pytest.mark.parametrize("case", [c for c in GOLDEN if c["template"] == "internlm2_chat"], ids=lambda c: c["name"])
 def test_the_tokenizers_own_template_gives_xtuners_ids_too(case: dict[str, Any], tokenizer: Tokenizer) -> None:
-    own = choose_template("auto", tokenizer, "default", set())
+    own = choose_template("auto", tokenizer, "default")
     row = own.encode(XTunerConversation().parse({"conversation": case["conversation"]}), tokenizer)
     limit = case["max_length"]
     assert (row.ids[:limit], row.labels[:limit]) == (case["input_ids"], case["labels"])
@@ -111,7 +116,7 @@ def test_the_tokenizers_own_template_gives_xtuners_ids_too(case: dict[str, Any],
 
 @pytest.mark.parametrize("name", TALKS)
 def test_the_tokenizers_own_template_equals_internlm2_chat(name: str, tokenizer: Tokenizer) -> None:
-    own = choose_template("tokenizer", tokenizer, "default", set())
+    own = choose_template("tokenizer", tokenizer, "default")
     assert isinstance(own, JinjaTemplate)
     named = NAMED["internlm2_chat"]
     assert own.encode(talk(name), tokenizer) == named.encode(talk(name), tokenizer)
@@ -120,20 +125,20 @@ def test_the_tokenizers_own_template_equals_internlm2_chat(name: str, tokenizer:
     assert own.stop == named.stop
 
 
-@pytest.mark.parametrize("template_name", NAMED)
+@pytest.mark.parametrize("template_name", FITTING)
 @pytest.mark.parametrize("name", TALKS)
 def test_a_named_template_travels_as_jinja_without_change(name: str, template_name: str, tokenizer: Tokenizer) -> None:
     named = NAMED[template_name]
-    jinja = JinjaTemplate(named.jinja(), tokenizer, set())
+    jinja = JinjaTemplate(named.jinja(), tokenizer)
     assert jinja.encode(talk(name), tokenizer) == named.encode(talk(name), tokenizer)
     asked = talk(name).messages[:-1]
     assert jinja.prompt(asked, tokenizer) == named.prompt(asked, tokenizer)
-    assert jinja.stop == named.stop
+    assert jinja.stop_id(tokenizer) == named.stop_id(tokenizer)
     assert jinja.stop_ids(tokenizer) == named.stop_ids(tokenizer)
     assert jinja.jinja() == named.jinja()
 
 
-@pytest.mark.parametrize("template_name", NAMED)
+@pytest.mark.parametrize("template_name", [n for n, t in NAMED.items() if t.system])
 def test_the_jinja_renders_what_is_trained_on(template_name: str, tokenizer: Tokenizer) -> None:
     """Rendered by transformers alone, as an inference engine does it."""
     named = NAMED[template_name]
@@ -141,7 +146,8 @@ def test_the_jinja_renders_what_is_trained_on(template_name: str, tokenizer: Tok
     text = tokenizer.hf.apply_chat_template(
         [{"role": m.role, "content": m.content} for m in messages], chat_template=named.jinja(), tokenize=False
     )
-    assert text == "".join(piece.text for piece in named.pieces(messages))
+    own = {"bos": tokenizer.bos, "eos": "</s>"}
+    assert text == "".join(own.get(piece.kind, piece.text) for piece in named.pieces(Conversation(messages)))
 
 
 @pytest.mark.parametrize("name", TALKS)
@@ -172,7 +178,7 @@ def test_each_answer_is_learnt_with_its_stop_token_once_and_without_separators(
     row = template.encode(talk(name), tokenizer)
     assert len(row.ids) == len(row.labels)
     assert all(label in (IGNORE, i) for i, label in zip(row.ids, row.labels, strict=True))
-    (stop,) = ids_of(tokenizer, *template.stop)
+    stop = template.stop_id(tokenizer)
     answers = [m for m in talk(name).messages if m.role == "assistant"]
     assert row.labels.count(stop) == len(answers)
     expected = [[*tokenizer.encode_text(m.content), stop] for m in answers]
@@ -191,7 +197,7 @@ def test_answers_with_loss_false_are_read_and_not_learnt(template: Template, tok
         turns = [(Message("user", f"{i}?"), Message("assistant", f"It is {i}.", one)) for i, one in enumerate(loss)]
         return Conversation.of([message for pair in turns for message in pair])
 
-    (stop,) = template.stop
+    stop = tokenizer.decode([template.stop_id(tokenizer) or 0])
     every = template.encode(chat(True, True, True), tokenizer)
     some = template.encode(chat(True, False, True), tokenizer)
     none = template.encode(chat(False, False, False), tokenizer)
@@ -250,7 +256,7 @@ def test_a_template_whose_stop_token_the_tokenizer_lacks_is_refused(ftx: Any, ro
     assert ftx("plan", "--model", folder, "--data", rows, "--template", "default").code == 0
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", FITTING)
 def test_named_templates_fit_the_tiny_tokenizer(name: str, tokenizer: Tokenizer) -> None:
     assert NAMED[name].check(tokenizer) == []
 
@@ -261,26 +267,26 @@ def test_named_templates_fit_the_tiny_tokenizer(name: str, tokenizer: Tokenizer)
         ("internlm2-chat", "did you mean 'internlm2_chat'?"),
         ("defalt", "did you mean 'default'?"),
         ("tokeniser", "did you mean 'tokenizer'?"),
-        ("zzz", "known: auto, default, internlm2_chat, tokenizer"),
-        ("", "known: auto, default, internlm2_chat, tokenizer"),
+        ("zzz", "known: auto, baichuan2_chat, baichuan_chat, "),
+        ("", "known: auto, baichuan2_chat, baichuan_chat, "),
     ],
 )
 def test_an_unknown_template_is_refused_with_the_closest_name(name: str, hint: str, tokenizer: Tokenizer) -> None:
     expected = f"template: '{name}' is not known; {hint}"
     with pytest.raises(RecipeError) as caught:
         check_template_name(name)
-    assert str(caught.value) == expected
+    assert str(caught.value).startswith(expected)
     with pytest.raises(RecipeError) as caught:
-        choose_template(name, tokenizer, "default", set())
-    assert str(caught.value) == expected
+        choose_template(name, tokenizer, "default")
+    assert str(caught.value).startswith(expected)
 
 
 def test_auto_is_the_tokenizers_own_or_the_familys(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    assert choose_template("auto", tokenizer, "default", set()).name == "tokenizer"
+    assert choose_template("auto", tokenizer, "default").name == "tokenizer"
     bare = InternLM2().tokenizer(stripped(tmp_path / "model"))
-    assert choose_template("auto", bare, InternLM2().default_template(), set()) is NAMED["internlm2_chat"]
+    assert choose_template("auto", bare, InternLM2().default_template()) is NAMED["internlm2_chat"]
     with pytest.raises(RecipeError, match="brings no chat template"):
-        choose_template("tokenizer", bare, "default", set())
+        choose_template("tokenizer", bare, "default")
 
 
 STRICT = (
@@ -290,7 +296,7 @@ STRICT = (
 
 
 def test_a_jinja_template_that_refuses_a_row_makes_it_a_row_error(tokenizer: Tokenizer) -> None:
-    strict = JinjaTemplate(STRICT, tokenizer, set())
+    strict = JinjaTemplate(STRICT, tokenizer)
     assert strict.check(tokenizer) == []
     assert strict.encode(talk("one turn"), tokenizer).ids[-1] == 2
     with pytest.raises(RowError, match="the chat template refuses the row: System role not supported"):
@@ -314,7 +320,7 @@ def test_a_row_that_the_template_refuses_is_counted_and_named(ftx: Any, tmp_path
 def test_a_jinja_template_that_leaves_a_message_out_refuses_the_row(tokenizer: Tokenizer) -> None:
     """What the user wrote is trained on or refused, never dropped in silence."""
     deaf = JinjaTemplate(
-        "{% for m in messages if m['role'] != 'system' %}{{ m['content'] + '</s>' }}{% endfor %}", tokenizer, set()
+        "{% for m in messages if m['role'] != 'system' %}{{ m['content'] + '</s>' }}{% endfor %}", tokenizer
     )
     assert deaf.encode(talk("two turns"), tokenizer)
     with pytest.raises(RowError):
@@ -325,7 +331,7 @@ def test_a_chat_template_without_a_stop_token_is_refused(ftx: Any, rows: Path, t
     plain = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
     folder = stripped(tmp_path / "model", chat_template=plain)
     bare = InternLM2().tokenizer(folder)
-    (sentence,) = JinjaTemplate(plain, bare, set()).check(bare)
+    (sentence,) = JinjaTemplate(plain, bare).check(bare)
     assert "puts no special token after an answer" in sentence
     planned = ftx("plan", "--model", folder, "--data", rows)
     assert (planned.code, planned.err) == (2, f"ftx: {sentence}\n")

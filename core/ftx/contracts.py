@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from ftx.data.conversation import RowError
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
@@ -68,9 +70,15 @@ class DataSource(Part, ABC):
 
 
 class DataFormat(Part, ABC):
-    """How a row's value becomes a Conversation."""
+    """How a row's value becomes a Conversation.
+
+    `aliases` are other names by which recipes may call it. A format with a `refusal` is known so that its rows can be
+    refused with that sentence.
+    """
 
     kind = "format"
+    aliases: ClassVar[tuple[str, ...]] = ()
+    refusal: ClassVar[str | None] = None
 
     @abstractmethod
     def recognise(self, value: Any) -> str | None:
@@ -79,6 +87,10 @@ class DataFormat(Part, ABC):
     @abstractmethod
     def parse(self, value: Any) -> Conversation:
         """The conversation in `value`. Raises `ftx.data.conversation.RowError` with reason and remedy."""
+
+    def unparse(self, conversation: Conversation) -> Any:
+        """The conversation as a row of this format. Raises RowError when the format cannot hold or write it."""
+        raise RowError(f"format {self.name} is read and not written", "convert to openai, sharegpt, xtuner or alpaca")
 
 
 @dataclass(frozen=True)

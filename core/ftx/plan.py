@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from ftx.checkpoint_files import read_json
 from ftx.contracts import DataSource, ModelFacts, ModelFamily, Part, TrainMethod
+from ftx.data.choose import check_template_name, choose_template
 from ftx.data.load import DataSet, Prepared, open_set, prepare, refuse_rejects
-from ftx.data.template import Template, check_template_name, choose_template
+from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import FtxError, ModelError, RecipeError
 from ftx.recipe import Recipe, SetRecipe, Written, sentence
@@ -166,7 +167,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
             [f"the tokenizer of {base} has ids up to {tokenizer.largest_id}, the model {facts.vocab_size} words"]
         )
     eos = (problems.of(lambda: generation_eos(base)) if facts else None) or set()
-    template = problems.of(lambda: _template(recipe.template, tokenizer, family, eos))
+    template = problems.of(lambda: _template(recipe.template, tokenizer, family))
     if problems.errors or not (family and method and facts and tokenizer and template):
         raise problems.error()
     ready = [one for one in sets if one]
@@ -193,12 +194,12 @@ def make_plan(written: Written, registry: Registry) -> Plan:
     return plan
 
 
-def _template(name: str, tokenizer: Tokenizer | None, family: ModelFamily | None, eos: set[int]) -> Template | None:
+def _template(name: str, tokenizer: Tokenizer | None, family: ModelFamily | None) -> Template | None:
     """The template, proven to fit the tokenizer; without a tokenizer only its name can be checked."""
     if tokenizer is None or family is None:
         check_template_name(name)
         return None
-    template = choose_template(name, tokenizer, family.default_template(), eos)
+    template = choose_template(name, tokenizer, family.default_template())
     if unfit := template.check(tokenizer):
         raise RecipeError(*unfit)
     return template

@@ -117,6 +117,10 @@ class Registry:
         return cast("type[TrainMethod]", self.get("method", name))
 
     def format(self, name: str) -> type[DataFormat]:
+        """The format called `name`, or that has it for an alias."""
+        aliased = [part for part in self.formats() if name in part.aliases]
+        if name not in self.parts["format"] and aliased:
+            return aliased[0]
         return cast("type[DataFormat]", self.get("format", name))
 
     def formats(self) -> Iterable[type[DataFormat]]:

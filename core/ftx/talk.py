@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ftx.artifact import Artifact
 from ftx.atomic import weights_fingerprint
 from ftx.contracts import ModelFamily
+from ftx.data.choose import choose_template
 from ftx.data.conversation import Message
-from ftx.data.template import JinjaTemplate, Template, choose_template
+from ftx.data.jinja import JinjaTemplate
+from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError
 from ftx.export.merge import adapter_base
@@ -140,7 +142,7 @@ def open_talk(
     model = _load(family, model_folder, folder if adapter else None, device)
     tokenizer = family.tokenizer(model_folder)
     eos = generation_eos(folder) | generation_eos(model_folder)
-    chosen = _template(folder, template, tokenizer, family, eos)
+    chosen = _template(folder, template, tokenizer, family)
     return Talk(model, tokenizer, chosen, sorted(set(chosen.stop_ids(tokenizer)) | eos))
 
 
@@ -157,8 +159,8 @@ def _load(family: ModelFamily, folder: Path, adapter: Path | None, device: str) 
     return PeftModel.from_pretrained(model, str(adapter)).eval()
 
 
-def _template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily, eos: set[int]) -> Template:
+def _template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily) -> Template:
     travelled = folder / "chat_template.jinja"
     if name == "auto" and travelled.is_file():
-        return JinjaTemplate(travelled.read_text("utf-8"), tokenizer, eos)
-    return choose_template(name, tokenizer, family.default_template(), eos)
+        return JinjaTemplate(travelled.read_text("utf-8"), tokenizer)
+    return choose_template(name, tokenizer, family.default_template())

@@ -17,12 +17,21 @@ def ftx_data_sources() -> Iterable[type[DataSource]]:
 @hookimpl
 def ftx_data_formats() -> Iterable[type[DataFormat]]:
     from ftx_sources import formats
+    from ftx_sources.moss import Moss
+    from ftx_sources.xtuner_rows import REPLAYS
 
     return [
+        formats.Preference,
         formats.Messages,
         formats.XTunerConversation,
+        formats.Llava,
         formats.ShareGPT,
+        Moss,
         formats.Alpaca,
         formats.InputOutput,
+        formats.PromptCompletion,
+        formats.PromptResponse,
+        formats.QuestionAnswer,
+        *REPLAYS.values(),
         formats.Text,
     ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-Role = Literal["system", "user", "assistant", "text"]
-ROLES: tuple[Role, ...] = ("system", "user", "assistant", "text")
+Role = Literal["system", "user", "assistant", "tool", "text"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool", "text")
+
+# Stands in a message's content for each of its images, in order: Unicode's own mark for an embedded object.
+IMAGE = "\ufffc"
 
 
 class RowError(Exception):
@@ -22,30 +24,56 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `loss` says whether an assistant's answer is learnt; "text" is raw text, learnt whole."""
+    """One turn.
+
+    `loss` says whether an assistant's answer is learnt. "text" is raw text, learnt whole; `ends` says whether the
+    model is to stop after it. "tool" is what a tool gave back, never learnt. `images` are paths, one for each IMAGE
+    in `content`; `tool_calls` are an assistant's calls in OpenAI's form.
+    """
 
     role: Role
     content: str
     loss: bool = True
+    images: tuple[str, ...] = ()
+    tool_calls: tuple[Any, ...] = ()
+    ends: bool = True
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in order: an optional system message first, then user and assistant turns; or one text."""
+    """Messages in order: an optional system message first, then user and assistant turns; or one text.
+
+    `tools` are the tools that the assistant may call, in OpenAI's form.
+    """
 
     messages: tuple[Message, ...]
+    tools: tuple[Any, ...] = field(default=())
 
     @staticmethod
-    def of(messages: Sequence[Message]) -> Conversation:
-        """A checked conversation. Raises RowError with the first thing that is wrong."""
+    def of(messages: Sequence[Message], tools: Sequence[Any] = (), *, many_systems: bool = False) -> Conversation:
+        """A checked conversation. Raises RowError with the first thing that is wrong.
+
+        `many_systems` lets a system message stand before any question, as XTuner's rows may have it.
+        """
         if not messages:
             raise RowError("the row has no messages", "give at least one question and one answer")
         if messages[0].role == "text":
-            if len(messages) > 1 or not messages[0].content.strip():
-                raise RowError("the text is empty", "remove the row")
-            return Conversation(tuple(messages))
-        _check_order(messages)
-        return Conversation(tuple(messages))
+            _check_text(messages)
+        else:
+            _check_order(messages, many_systems)
+        for message in messages:
+            _check_images(message)
+        return Conversation(tuple(messages), tuple(tools))
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Paths of all images in order."""
+        return tuple(path for message in self.messages for path in message.images)
+
+    @property
+    def learnt_turns(self) -> int:
+        """Number of answers that are learnt."""
+        return sum(message.role == "assistant" and message.loss for message in self.messages)
 
     def with_system(self, system: str | None) -> Conversation:
         """The same conversation with `system` in front, unless it has a system message or is plain text."""
@@ -53,23 +81,63 @@ class Conversation:
             return self
         return replace(self, messages=(Message("system", system), *self.messages))
 
+    def exchanges(self) -> tuple[tuple[Message, ...], list[tuple[Message, ...]]]:
+        """What stands before the first question, and the turns cut before each question."""
+        cuts = [i for i, message in enumerate(self.messages) if message.role == "user"]
+        # A system message in mid-conversation belongs to the question after it.
+        starts = [i - 1 if i > cuts[0] and self.messages[i - 1].role == "system" else i for i in cuts]
+        ends = [*starts[1:], len(self.messages)]
+        return self.messages[: starts[0]], [self.messages[a:b] for a, b in zip(starts, ends, strict=True)]
 
-def _check_order(messages: Sequence[Message]) -> None:
-    turns = list(messages)
-    if turns[0].role == "system":
-        turns = turns[1:]
-    for message in turns:
+
+def _check_text(messages: Sequence[Message]) -> None:
+    if len(messages) > 1:
+        raise RowError("raw text stands beside other messages", "keep text rows and chat rows apart")
+    if not messages[0].content.strip():
+        raise RowError("the text is empty", "remove the row")
+
+
+def _check_images(message: Message) -> None:
+    marks = message.content.count(IMAGE)
+    if message.images and marks != len(message.images):
+        raise RowError(
+            f"a message has {marks} image marks and {len(message.images)} images", "give one <image> for each image"
+        )
+
+
+# what may stand before a message of each role
+_AFTER: dict[str, tuple[str, ...]] = {
+    "user": ("", "assistant"),
+    "assistant": ("user", "tool"),
+    "tool": ("assistant", "tool"),
+}
+
+
+def _check_order(messages: Sequence[Message], many_systems: bool) -> None:
+    before = ""
+    for i, message in enumerate(messages):
         if message.role == "system":
-            raise RowError("a system message stands after the first turn", "put one system message first")
+            if i and not (many_systems and before in ("", "assistant")):
+                raise RowError("a system message stands after the first turn", "put one system message first")
+            if many_systems and i and messages[i - 1].role == "system":
+                raise RowError("two system messages stand in a row", "join them")
+            continue
         if message.role == "text":
             raise RowError("raw text stands inside a conversation", "keep text rows and chat rows apart")
-    if not turns or turns[0].role != "user":
-        raise RowError("the conversation does not begin with a question", "begin with a user message")
-    for before, after in pairwise(turns):
-        if before.role == after.role:
-            raise RowError(f"two {after.role} messages stand in a row", "join them or add the missing turn")
-    if turns[-1].role != "assistant":
-        raise RowError("the row has no answer to its last question", "add the assistant's answer")
-    for message in turns:
-        if message.role == "assistant" and not message.content.strip():
+        if before not in _AFTER[message.role]:
+            _refuse_order(before, message.role)
+        if message.role == "assistant" and not message.content.strip() and not message.tool_calls:
             raise RowError("an answer is empty", "write the answer or remove the row")
+        before = message.role
+    if not before:
+        raise RowError("the conversation does not begin with a question", "begin with a user message")
+    if before != "assistant":
+        raise RowError("the row has no answer to its last question", "add the assistant's answer")
+
+
+def _refuse_order(before: str, role: str) -> None:
+    if not before:
+        raise RowError("the conversation does not begin with a question", "begin with a user message")
+    if before == role:
+        raise RowError(f"two {role} messages stand in a row", "join them or add the missing turn")
+    raise RowError(f"a {role} message stands after a {before} message", "add the turn that is missing between them")

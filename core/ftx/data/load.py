@@ -71,12 +71,28 @@ def open_set(
         sample = [renamed(record.value, columns) for record in islice(source.records(), SAMPLE)]
     except RowError as error:
         raise DataError(f"columns: {error.reason}; {error.remedy}") from None
+    found = _detect(sample, registry)
+    if found is None:
+        raise DataError(_unknown_format(next(source.records()), registry))
+    chosen, evidence = found
+    if chosen.refusal:
+        raise DataError(f"{next(source.records()).file}: a row {evidence}: {chosen.refusal}")
+    return DataSet(source, chosen, evidence, system, columns)
+
+
+def _detect(sample: list[Any], registry: Registry) -> tuple[DataFormat, str] | None:
+    """The format of most sampled rows, with the evidence; it must know the first row or more than half of them."""
+    best: tuple[int, DataFormat, str] | None = None
     for candidate in registry.formats():
         found = candidate()
-        evidence = [found.recognise(value) for value in sample]
-        if sample and evidence[0]:
-            return DataSet(source, found, evidence[0], system, columns)
-    raise DataError(_unknown_format(next(source.records()), registry))
+        seen = [found.recognise(value) for value in sample]
+        evidence = [one for one in seen if one]
+        if evidence and (seen[0] or 2 * len(evidence) > len(sample)) and len(evidence) > (best[0] if best else 0):
+            best = (len(evidence), found, evidence[0])
+    if best is None:
+        return None
+    count, chosen, what = best
+    return chosen, what if count == len(sample) else f"{what} in {count} of {len(sample)} rows"
 
 
 def _unknown_format(first: Record, registry: Registry) -> str:

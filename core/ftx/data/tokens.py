@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ftx.atomic import hash_text
 from ftx.errors import ModelError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Tokenizer:
         self._plain.encode_special_tokens = True
         self._plain.no_padding()
         self._plain.no_truncation()
+        self._found: dict[str, int] = {}
         names = {t.content for t in hf.added_tokens_decoder.values() if t.special}
         ordered = sorted(names, key=len, reverse=True)
         self._specials = re.compile("(" + "|".join(map(re.escape, ordered)) + ")") if ordered else None
@@ -59,18 +61,44 @@ class Tokenizer:
         """Ids of ordinary text: no special token, nothing put before or after."""
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
+    def encode_texts(self, texts: Iterable[str], *, specials: bool = False) -> dict[str, list[int]]:
+        """Ids of many texts at once; with `specials`, special tokens written in them count as such."""
+        given = list(texts)
+        if specials:
+            return {text: self._typed(text) for text in given}
+        return {
+            text: found.ids
+            for text, found in zip(given, self._plain.encode_batch_fast(given, add_special_tokens=False), strict=True)
+        }
+
+    def _typed(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for part in self.split_specials(text):
+            special = self.special(part)
+            ids += self.encode_text(part) if special is None else [special]
+        return ids
+
     def special(self, token: str) -> int | None:
         """The id of a special token, or None when the vocabulary does not hold it as one token."""
-        if self._specials is None or not self._specials.fullmatch(token):
-            return None
-        return int(self.hf.convert_tokens_to_ids(token))
+        if token not in self._found:
+            if self._specials is None or not self._specials.fullmatch(token):
+                return None
+            self._found[token] = int(self.hf.convert_tokens_to_ids(token))
+        return self._found[token]
 
     def split_specials(self, text: str) -> list[str]:
         """`text` cut at its special tokens, which stand as elements of their own."""
         return [p for p in (self._specials.split(text) if self._specials else [text]) if p]
 
-    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        return str(self.hf.decode(list(ids), skip_special_tokens=skip_special))
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens included."""
+        return str(self.hf.decode(list(ids)))
 
-    def save(self, folder: str) -> Iterable[str]:
-        return self.hf.save_pretrained(folder)  # type: ignore[no-any-return]
+    @property
+    def longest_token(self) -> int:
+        """Characters of the longest word of the vocabulary: no token stands for more of a text."""
+        return max(map(len, self.hf.get_vocab()), default=1)
+
+    def fingerprint(self) -> str:
+        """sha256 of all that decides how text becomes ids."""
+        return hash_text(self._plain.to_str() + self.bos + repr(sorted(self.eos_ids)))

@@ -1,0 +1,149 @@
+"""Packing: samples of unequal length laid into rows of equal length, so that little of a row is padding."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, chain, pairwise
+
+
+def best_fit(lengths: Sequence[int], capacity: int, seed: int = 0) -> list[list[int]]:
+    """Sample numbers of each row: every sample once, whole, no row longer than `capacity` tokens.
+
+    Best fit, longest first (Johnson 1974): a sample goes to the fullest row that still has room for it. Samples of
+    equal length are taken in an order drawn from `seed`, as are the finished rows, so that the result depends on
+    nothing else. Raises ValueError for a sample longer than `capacity`.
+    """
+    longest = max(lengths, default=0)
+    if longest > capacity:
+        raise ValueError(f"a sample of {longest} tokens does not fit into a row of {capacity}")
+    shuffled = random.Random(seed)
+    order = list(range(len(lengths)))
+    shuffled.shuffle(order)
+    order.sort(key=lambda i: -lengths[i])  # stable: equal lengths keep their drawn order
+    rows: list[list[int]] = []
+    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by the tokens they have left
+    rooms = 0  # bit r is set when a row with r tokens left exists
+    for sample in order:
+        length = lengths[sample]
+        fitting = rooms >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            row = with_room[room].pop()
+            if not with_room[room]:
+                rooms ^= 1 << room
+        else:
+            room, row = capacity, len(rows)
+            rows.append([])
+        rows[row].append(sample)
+        if left := room - length:
+            with_room[left].append(row)
+            rooms |= 1 << left
+    shuffled.shuffle(rows)
+    return rows
+
+
+def fill(lengths: Sequence[int], rows: Sequence[Sequence[int]], capacity: int) -> float:
+    """The share of the rows' places that hold tokens."""
+    return sum(lengths[i] for row in rows for i in row) / (capacity * len(rows)) if rows else 0.0
+
+
+@dataclass
+class Packed:
+    """Rows as XTuner's Packer gives them. `bounds` (its cumulative_len) and `positions` exist with varlen alone."""
+
+    ids: list[list[int]]
+    labels: list[list[int]]
+    bounds: list[list[int]] = field(default_factory=list)
+    positions: list[list[int]] = field(default_factory=list)
+
+
+@dataclass
+class XTunerPacker:
+    """XTuner 0.1.23's packing, call by call (reference: xtuner_packer.json).
+
+    Samples are strung together and cut every `size` tokens, through the middle of a sample where need be; the rest
+    waits for the next call. When a call ends with less than `size` tokens in all, they become a short row, or are lost
+    with `drop_last`; what waits after the last call is lost.
+    """
+
+    size: int
+    varlen: bool = False
+    drop_last: bool = False
+    _ids: list[int] = field(default_factory=list)
+    _labels: list[int] = field(default_factory=list)
+    _ends: list[int] = field(default_factory=lambda: [0])  # where samples end in what waits, after a 0
+
+    def __call__(self, ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> Packed:
+        """The rows that are full once these samples have joined those that wait."""
+        self._ids += chain.from_iterable(ids)
+        self._labels += chain.from_iterable(labels)
+        ends = list(accumulate(map(len, ids), initial=self._ends[-1]))[1:]
+        self._ends += ends
+        if len(self._ids) < self.size:
+            return self._flush()
+        count = len(self._ids) // self.size
+        cuts = [slice(i * self.size, (i + 1) * self.size) for i in range(count)]
+        packed = Packed([self._ids[cut] for cut in cuts], [self._labels[cut] for cut in cuts])
+        if self.varlen:
+            packed.bounds = [self._bounds(cut.start, cut.stop) for cut in cuts]
+            packed.positions = [_positions(bounds) for bounds in packed.bounds]
+        done = count * self.size
+        self._ids, self._labels = self._ids[done:], self._labels[done:]
+        self._ends = [0, *(end - done for end in self._ends if end > done)]
+        return packed
+
+    @property
+    def waiting(self) -> int:
+        """Tokens that wait for the next call."""
+        return len(self._ids)
+
+    def _flush(self) -> Packed:
+        packed = Packed([], [])
+        if not self.drop_last:
+            packed = Packed([self._ids], [self._labels])
+            if self.varlen:
+                packed.bounds = [self._ends]
+                packed.positions = [_positions(self._ends)]
+        self._ids, self._labels, self._ends = [], [], [0]
+        return packed
+
+    def _bounds(self, start: int, stop: int) -> list[int]:
+        inside = [end - start for end in self._ends if start < end < stop]
+        return [0, *inside, stop - start]
+
+
+def _positions(bounds: Sequence[int]) -> list[int]:
+    return [i for start, stop in pairwise(bounds) for i in range(stop - start)]
+
+
+def xtuner_rows(
+    ids: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    size: int,
+    *,
+    processes: int = 1,
+    varlen: bool = False,
+) -> Packed:
+    """A whole set packed as XTuner's `process` does: in contiguous shards, each in calls of 1000 samples.
+
+    `processes` is its map_num_proc; every shard loses what waits at its end (reference: xtuner_process.json).
+    """
+    whole = Packed([], [])
+    for start, stop in _shards(len(ids), processes):
+        packer = XTunerPacker(size, varlen)
+        for at in range(start, stop, 1000):
+            part = slice(at, min(at + 1000, stop))
+            packed = packer(ids[part], labels[part])
+            whole.ids += packed.ids
+            whole.labels += packed.labels
+            whole.bounds += packed.bounds
+            whole.positions += packed.positions
+    return whole
+
+
+def _shards(count: int, processes: int) -> list[tuple[int, int]]:
+    size, more = divmod(count, min(processes, count) or 1)
+    starts = [0, *accumulate(size + (i < more) for i in range(min(processes, count)))]
+    return list(pairwise(starts))
