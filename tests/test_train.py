@@ -206,7 +206,7 @@ def test_the_loss_equals_transformers_own(tiny: Path, tmp_path: Path) -> None:
     plan = plan_for(tiny, write_rows(tmp_path / "one.jsonl", 1), tmp_path / "run", train__max_steps=1)
     fit(plan)
     model = plan.family.load(tiny, dtype=torch.float32, device="cpu", attention="sdpa")
-    batch = collate(plan.prepared.rows, plan.tokenizer.pad_id)
+    batch = collate([plan.feed.samples(i) for i in range(len(plan.feed))], plan.tokenizer.pad_id)
     assert losses(tmp_path / "run")[1] == pytest.approx(model(**batch).loss.item(), abs=1e-6)
 
 

@@ -130,6 +130,7 @@ class ModelFamily(Part, ABC):
     """
 
     kind = "family"
+    reads_images: ClassVar[bool] = False
 
     @abstractmethod
     def inspect(self, folder: Path) -> ModelFacts:

@@ -14,10 +14,13 @@ from pydantic import ValidationError
 from ftx.checkpoint_files import read_json
 from ftx.contracts import DataSource, ModelFacts, ModelFamily, Part, TrainMethod
 from ftx.data.choose import check_template_name, choose_template
-from ftx.data.load import DataSet, Prepared, open_set, prepare, refuse_rejects
+from ftx.data.feed import Feed, Samples, make_feed
+from ftx.data.load import DataSet, Preparation, Prepared, open_set, prepare, refuse_rejects
+from ftx.data.mix import Share, epoch_samples
+from ftx.data.named import system_texts
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
-from ftx.errors import FtxError, ModelError, RecipeError
+from ftx.errors import FtxError, ModelError, RecipeError, did_you_mean
 from ftx.recipe import Recipe, SetRecipe, Written, sentence
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ class Plan:
     template: Template
     sets: list[DataSet]
     prepared: Prepared
+    feed: Feed
     out: Path
     base: Path
     stop_ids: list[int]
@@ -49,7 +53,7 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.prepared.rows) / self.recipe.train.global_batch_size)
+        return math.ceil(len(self.feed) / self.recipe.train.global_batch_size)
 
     @property
     def steps(self) -> int:
@@ -77,8 +81,21 @@ class Plan:
     def save_every(self) -> int:
         return self.recipe.train.save_every or max(1, self.steps // CHECKPOINTS_A_RUN)
 
+    @property
+    def stop_id(self) -> int:
+        """The id that ends every learnt answer."""
+        found = self.template.stop_id(self.tokenizer)
+        if found is None:
+            raise RecipeError(*self.template.check(self.tokenizer))
+        return found
+
     def origin_of(self, dotted: str) -> str:
-        return self.origins.get(dotted, "default")
+        """Where a value of `as_dict` comes from: the flag or file that set it or what it is made of, or a default."""
+        names = [dotted, dotted.removesuffix(".path"), *(dotted[:i] for i, c in enumerate(dotted) if c == ".")]
+        found = [self.origins[name] for name in names if name in self.origins]
+        if found:
+            return found[0]
+        return "default" if _is_option(dotted) else "computed"
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON values."""
@@ -86,11 +103,19 @@ class Plan:
             "family": _part(self.family),
             "method": {**_part(self.method), "produces": self.method.produces},
             "model": {"path": str(self.base), **{k: v for k, v in vars(self.facts).items() if k != "notes"}},
-            "template": {"name": self.template.name, "stop": list(self.template.stop), "stop_ids": self.stop_ids},
+            "template": {
+                "name": self.template.name,
+                "stop": self.tokenizer.decode([self.stop_id]),
+                "stop_ids": self.stop_ids,
+                "proven_answers": self.prepared.ledger.answers,
+            },
             "data": {
                 "sets": [self._set(i) for i in range(len(self.sets))],
                 "max_length": self.recipe.data.max_length,
+                "overlong": self.recipe.data.overlong,
+                "typed_specials": self.recipe.data.typed_specials,
                 "rows": self.prepared.ledger.as_dict(),
+                "packing": {"name": self.recipe.data.packing, "rows": len(self.feed), "fill": round(self.feed.fill, 4)},
             },
             "train": {
                 **self.recipe.train.model_dump(mode="json"),
@@ -116,7 +141,17 @@ class Plan:
             "system": one.system,
             "columns": one.columns,
             "sha256": self.prepared.hashes[index],
+            "rows": self.prepared.ledgers[index].as_dict(),
         }
+
+
+def _is_option(dotted: str) -> bool:
+    """Whether a recipe can set `dotted`."""
+    first, _, rest = dotted.partition(".")
+    if first in ("data", "train"):
+        section = Recipe.model_fields[first].annotation
+        return rest.partition(".")[0] in getattr(section, "model_fields", {})
+    return first in Recipe.model_fields
 
 
 def _part(part: Part) -> dict[str, Any]:
@@ -171,7 +206,16 @@ def make_plan(written: Written, registry: Registry) -> Plan:
     if problems.errors or not (family and method and facts and tokenizer and template):
         raise problems.error()
     ready = [one for one in sets if one]
-    prepared = prepare(ready, template, tokenizer, recipe.data.max_length)
+    stop_ids = sorted(set(template.stop_ids(tokenizer)) | eos)
+    how = Preparation(
+        template,
+        tokenizer,
+        recipe.data.max_length,
+        recipe.data.overlong,
+        recipe.data.typed_specials,
+        family.reads_images,
+    )
+    prepared = prepare(ready, how, registry.versions())
     refuse_rejects(prepared.ledger, recipe.data.max_rejected)
     plan = Plan(
         recipe=recipe,
@@ -184,9 +228,10 @@ def make_plan(written: Written, registry: Registry) -> Plan:
         template=template,
         sets=ready,
         prepared=prepared,
+        feed=_feed(recipe, prepared),
         out=Path(recipe.out or f"runs/{_stem(recipe)}-{method.name}"),
         base=base,
-        stop_ids=sorted(set(template.stop_ids(tokenizer)) | eos),
+        stop_ids=stop_ids,
         notes=list(facts.notes),
     )
     if refused := registry.check_plan(plan):
@@ -319,7 +364,27 @@ class _Wrapped:
 def _open(entry: SetRecipe, registry: Registry) -> DataSet:
     options = entry.source_options()
     source: DataSource = configured(registry.source(options["name"]), options, "data.source")
-    return open_set(source, entry.format, entry.system, registry, entry.columns)
+    images = Path(entry.image_folder) if entry.image_folder else None
+    return open_set(source, entry.format, _system(entry), registry, entry.columns, images)
+
+
+def _system(entry: SetRecipe) -> str | None:
+    if entry.system_template is None:
+        return entry.system
+    known = system_texts()
+    if entry.system_template not in known:
+        wrong = entry.system_template
+        raise RecipeError(f"system_template: '{wrong}' is not known; {did_you_mean(wrong, known)}")
+    return known[entry.system_template]
+
+
+def _feed(recipe: Recipe, prepared: Prepared) -> Feed:
+    shares = [Share(one.limit, one.repeat, one.weight) for one in recipe.data.sets]
+    order = epoch_samples([len(store) for store in prepared.stores], shares, recipe.train.seed)
+    if not len(order):
+        raise RecipeError("data.sets: with these limits and repeats an epoch holds no sample")
+    samples = Samples(prepared.stores, order)
+    return make_feed(samples, recipe.data.packing, recipe.data.max_length, recipe.train.seed)
 
 
 def _stem(recipe: Recipe) -> str:

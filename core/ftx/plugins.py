@@ -126,6 +126,10 @@ class Registry:
     def formats(self) -> Iterable[type[DataFormat]]:
         return cast("Iterable[type[DataFormat]]", self.parts["format"].values())
 
+    def versions(self) -> dict[str, str]:
+        """Version of each plugin that contributes a part."""
+        return {origin.plugin: origin.version for origin in self.origins.values()}
+
     def detect_family(self, config: Mapping[str, Any]) -> str | None:
         return cast("str | None", self.pm.hook.ftx_detect_family(config=config))
 

@@ -33,14 +33,21 @@ class SetRecipe(_Section):
     source: dict[str, Any] | None = Field(None, description="a source by name, with its options")
     format: str = Field("auto", description="a format by name; auto finds it from the first rows")
     system: str | None = Field(None, description="system message for the rows that have none")
+    system_template: str | None = Field(None, description="the same by the name of one of XTuner's system texts")
     columns: dict[str, str] | None = Field(
         None, description="the format's names to the file's own, as {input: q, output: a}; other columns are left out"
     )
+    image_folder: str | None = Field(None, description="where image paths start; default: the data file's folder")
+    limit: int | None = Field(None, ge=1, description="samples used at most, drawn at random")
+    repeat: float = Field(1.0, gt=0, description="times an epoch holds each sample; a fraction is drawn at random")
+    weight: float | None = Field(None, gt=0, description="the set's part of an epoch, against the other sets' weights")
 
     @model_validator(mode="after")
     def _one_origin(self) -> SetRecipe:
         if (self.path is None) == (self.source is None):
             raise ValueError("give either path or source")
+        if self.system is not None and self.system_template is not None:
+            raise ValueError("give either system or system_template")
         if self.source is not None and not isinstance(self.source.get("name"), str):
             raise ValueError("source needs the name of a source")
         return self
@@ -54,7 +61,19 @@ class DataRecipe(_Section):
     """What is trained on."""
 
     sets: list[SetRecipe] = Field(min_length=1, description="the data sets, read in order")
-    max_length: int = Field(2048, ge=2, description="longest row in tokens; the rest is cut off")
+    max_length: int = Field(2048, ge=2, description="longest sample in tokens")
+    overlong: Literal["truncate", "split", "reject", "cut"] = Field(
+        "truncate",
+        description="longer rows: drop their last turns, split them at turns, reject them, or cut them anywhere",
+    )
+    packing: Literal["none", "best_fit", "xtuner"] = Field(
+        "none",
+        description="rows of one sample each; of whole samples up to max_length that do not see each other; or all "
+        "samples strung together and cut, as XTuner does",
+    )
+    typed_specials: bool = Field(
+        False, description="let special tokens written in messages count as such; only for data you trust"
+    )
     max_rejected: int = Field(0, ge=0, description="rows that may be unusable before the run is refused")
 
     @model_validator(mode="before")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.atomic import write_text
-from ftx.data.load import rejects_as_rows
 from ftx.errors import RecipeError, StorageError
 from ftx.plan import Plan, plan_text
 
@@ -71,9 +70,8 @@ def _make_folder(plan: Plan) -> None:
     except OSError as error:
         raise StorageError(f"out: {folder} cannot be made: {error.strerror}") from None
     write_text(folder / "plan.json", plan_text(plan))
-    if plan.prepared.ledger.rejects:
-        rows = (json.dumps(row, ensure_ascii=False) for row in rejects_as_rows(plan.prepared.ledger))
-        write_text(folder / "rejects.jsonl", "\n".join(rows) + "\n")
+    if plan.prepared.ledger.rejected:
+        write_text(folder / "rejects.jsonl", "".join(plan.prepared.rejects()))
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+REMEMBERED = 20  # rejects held in memory; all of them are in rejects.jsonl
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,17 @@ class Reject:
 
 @dataclass
 class Ledger:
-    """Counts of rows; `tokens` and `labelled` count the tokens of the rows that are trained on."""
+    """Counts of rows, and of the samples they make: a row that is split makes several.
+
+    `answers` counts learnt answers whose stop token was proven; `tokens` and `labelled` count the samples' tokens and
+    those that are learnt; `longest` is the longest sample.
+    """
 
     kept: int = 0
     truncated: int = 0
+    rejected: int = 0
+    samples: int = 0
+    answers: int = 0
     tokens: int = 0
     labelled: int = 0
     longest: int = 0
@@ -32,13 +42,32 @@ class Ledger:
 
     @property
     def read(self) -> int:
-        return self.kept + self.truncated + len(self.rejects)
+        return self.kept + self.truncated + self.rejected
 
     @property
     def trained(self) -> int:
         return self.kept + self.truncated
 
+    def reject(self, reject: Reject) -> None:
+        """Count a rejected row and remember the first of them."""
+        self.rejected += 1
+        if len(self.rejects) < REMEMBERED:
+            self.rejects.append(reject)
+
+    def add(self, other: Ledger) -> None:
+        """Take another set's account into this one."""
+        for name, value in vars(other).items():
+            if name not in ("rejects", "longest"):
+                setattr(self, name, getattr(self, name) + value)
+        self.longest = max(self.longest, other.longest)
+        self.rejects = [*self.rejects, *other.rejects][:REMEMBERED]
+
     def as_dict(self) -> dict[str, Any]:
         counts = asdict(self)
-        counts["rejected"] = len(counts.pop("rejects"))
+        del counts["rejects"]
         return {"read": self.read, **counts}
+
+    @staticmethod
+    def of(counts: Mapping[str, Any], rejects: list[Reject]) -> Ledger:
+        """A ledger from what `as_dict` gave."""
+        return Ledger(**{key: value for key, value in counts.items() if key != "read"}, rejects=rejects)

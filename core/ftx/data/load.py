@@ -1,24 +1,33 @@
-"""From a data recipe to labelled token rows, every row accounted for."""
+"""From data sources to token rows on disk, every row accounted for."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ftx.contracts import DataFormat, DataSource, Record
-from ftx.data.conversation import RowError
-from ftx.data.ledger import Ledger, Reject
-from ftx.data.template import IGNORE, Encoded, Template
+from ftx.data.cache import cached
+from ftx.data.conversation import Conversation, RowError
+from ftx.data.images import check_image
+from ftx.data.ledger import REMEMBERED, Ledger, Reject
+from ftx.data.overlong import Fitter, Policy
+from ftx.data.store import FILES, Store, Writer
+from ftx.data.template import Encoded, Template, encode_rows
 from ftx.data.tokens import Tokenizer
-from ftx.errors import DataError
+from ftx.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
 
 SAMPLE = 20  # rows that detection looks at
 SHOWN = 5  # rejected rows that a refusal spells out
+BATCH = 512  # rows tokenised at once
+REJECTS = "rejects.jsonl"
+ACCOUNT = "ledger.json"
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,15 @@ class DataSet:
     evidence: str
     system: str | None
     columns: Mapping[str, str] | None = None
+    image_folder: Path | None = None
 
-    def value(self, record: Record) -> Any:
-        """The record's value under the format's own names. Raises RowError when a mapped column is missing."""
-        return renamed(record.value, self.columns)
+    def conversation(self, record: Record) -> Conversation:
+        """The record's conversation, with the set's system message. Raises RowError."""
+        return self.format.parse(renamed(record.value, self.columns)).with_system(self.system)
+
+    def images_in(self, record: Record) -> Path:
+        """The folder that the record's image paths start from."""
+        return self.image_folder or Path(record.file).parent
 
 
 def renamed(value: Any, columns: Mapping[str, str] | None) -> Any:
@@ -48,39 +62,42 @@ def renamed(value: Any, columns: Mapping[str, str] | None) -> Any:
     return {name: value[own] for name, own in columns.items()}
 
 
-@dataclass
-class Prepared:
-    """All rows of all sets, encoded, with the ledger and each set's content hash."""
-
-    rows: list[Encoded] = field(default_factory=list)
-    ledger: Ledger = field(default_factory=Ledger)
-    hashes: list[str] = field(default_factory=list)
-
-
 def open_set(
     source: DataSource,
     format_name: str,
     system: str | None,
     registry: Registry,
     columns: Mapping[str, str] | None = None,
+    image_folder: Path | None = None,
 ) -> DataSet:
     """The set with its format, found from the first rows when `format_name` is "auto". Raises DataError."""
-    if format_name != "auto":
-        return DataSet(source, registry.format(format_name)(), "named in the recipe", system, columns)
-    try:
-        sample = [renamed(record.value, columns) for record in islice(source.records(), SAMPLE)]
-    except RowError as error:
-        raise DataError(f"columns: {error.reason}; {error.remedy}") from None
-    found = _detect(sample, registry)
+    chosen, evidence = (
+        (registry.format(format_name)(), "named in the recipe")
+        if format_name != "auto"
+        else _detected(source, registry, columns)
+    )
+    if chosen.refusal:
+        raise DataError(f"{next(source.records()).file}: {evidence}: {chosen.refusal}")
+    return DataSet(source, chosen, evidence, system, columns, image_folder)
+
+
+def _detected(source: DataSource, registry: Registry, columns: Mapping[str, str] | None) -> tuple[DataFormat, str]:
+    sample: list[Any] = []
+    wrong: RowError | None = None
+    for record in islice(source.records(), SAMPLE):
+        try:
+            sample.append(renamed(record.value, columns))
+        except RowError as error:
+            wrong = wrong or error
+    if wrong and not sample:
+        raise DataError(f"columns: {wrong.reason}; {wrong.remedy}")
+    found = detect(sample, registry)
     if found is None:
         raise DataError(_unknown_format(next(source.records()), registry))
-    chosen, evidence = found
-    if chosen.refusal:
-        raise DataError(f"{next(source.records()).file}: a row {evidence}: {chosen.refusal}")
-    return DataSet(source, chosen, evidence, system, columns)
+    return found
 
 
-def _detect(sample: list[Any], registry: Registry) -> tuple[DataFormat, str] | None:
+def detect(sample: list[Any], registry: Registry) -> tuple[DataFormat, str] | None:
     """The format of most sampled rows, with the evidence; it must know the first row or more than half of them."""
     best: tuple[int, DataFormat, str] | None = None
     for candidate in registry.formats():
@@ -102,35 +119,193 @@ def _unknown_format(first: Record, registry: Registry) -> str:
     return f"{first.file}: row {first.line} has {seen}, which is no known format ({known}); name one with format:"
 
 
-def prepare(sets: list[DataSet], template: Template, tokenizer: Tokenizer, max_length: int) -> Prepared:
-    """Parse, render and tokenise every row; over-long rows are cut on the right to `max_length` tokens."""
+@dataclass(frozen=True)
+class Preparation:
+    """All that turns conversations into samples.
+
+    `typed_specials` lets special tokens written in messages count as such. `reads_images` says whether the model does.
+    """
+
+    template: Template
+    tokenizer: Tokenizer
+    max_length: int
+    overlong: Policy = "truncate"
+    typed_specials: bool = False
+    reads_images: bool = False
+
+    def key(self) -> dict[str, Any]:
+        """What a sample depends on besides its row, as JSON values."""
+        return {
+            "template": self.template.name,
+            "jinja": self.template.jinja(),
+            "tokenizer": self.tokenizer.fingerprint(),
+            "max_length": self.max_length,
+            "overlong": self.overlong,
+            "typed_specials": self.typed_specials,
+            "reads_images": self.reads_images,
+        }
+
+    def encode(self, conversation: Conversation) -> Encoded:
+        return self.template.encode(conversation, self.tokenizer, typed_specials=self.typed_specials)
+
+    def encode_all(self, conversations: list[Conversation]) -> list[Encoded | RowError]:
+        return encode_rows(conversations, self.template, self.tokenizer, typed_specials=self.typed_specials)
+
+
+@dataclass
+class Prepared:
+    """A store, an account and a content hash for each set, and the account of all of them."""
+
+    stores: list[Store] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    ledgers: list[Ledger] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+
+    @property
+    def digests(self) -> list[str]:
+        """sha256 of each set's samples."""
+        return [str(_account(folder)["digest"]) for folder in self.folders]
+
+    @property
+    def ledger(self) -> Ledger:
+        whole = Ledger()
+        for ledger in self.ledgers:
+            whole.add(ledger)
+        return whole
+
+    def rejects(self) -> Iterator[str]:
+        """The rejected rows of all sets as lines of rejects.jsonl."""
+        for folder in self.folders:
+            with (folder / REJECTS).open(encoding="utf-8") as lines:
+                yield from lines
+
+
+def prepare(sets: list[DataSet], how: Preparation, versions: Mapping[str, str]) -> Prepared:
+    """Parse, render and tokenise every row of every set, or find that done before.
+
+    `versions` names the code that reads the rows, so that another version does it anew. Raises DataError;
+    RecipeError when the stop token of an answer cannot be proven.
+    """
     prepared = Prepared()
-    for data_set in sets:
-        prepared.hashes.append(data_set.source.fingerprint())
-        for record in data_set.source.records():
-            _add(prepared, record, data_set, template, tokenizer, max_length)
+    for one in sets:
+        content = one.source.fingerprint()
+        key = {"set": _set_key(one, content), "how": how.key(), "versions": dict(versions)}
+        folder = cached(key, lambda folder, one=one: _make(folder, one, how), _whole)  # type: ignore[misc]
+        prepared.hashes.append(content)
+        prepared.folders.append(folder)
+        prepared.stores.append(Store(folder))
+        prepared.ledgers.append(_ledger(folder))
     return prepared
 
 
-def _add(
-    prepared: Prepared, record: Record, data_set: DataSet, template: Template, tokenizer: Tokenizer, limit: int
-) -> None:
-    ledger = prepared.ledger
+def _set_key(one: DataSet, content: str) -> dict[str, Any]:
+    return {
+        "content": content,
+        "source": {"name": one.source.name, **one.source.model_dump(mode="json")},
+        "format": {"name": one.format.name, **one.format.model_dump(mode="json")},
+        "system": one.system,
+        "columns": dict(one.columns) if one.columns else None,
+        "images": str(one.image_folder),
+    }
+
+
+def _whole(folder: Path) -> bool:
+    names = [*(f"{name}.bin" for name in FILES), REJECTS, ACCOUNT]
+    if not all((folder / name).is_file() for name in names):
+        return False
     try:
-        row = template.encode(data_set.format.parse(data_set.value(record)).with_system(data_set.system), tokenizer)
-        cut = Encoded(row.ids[:limit], row.labels[:limit])
-        labelled = sum(label != IGNORE for label in cut.labels[1:])
-        if not labelled:
-            raise RowError(*_nothing_to_learn(len(row.ids) > limit, limit))
+        return bool(len(Store(folder)) == _ledger(folder).samples)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _ledger(folder: Path) -> Ledger:
+    with (folder / REJECTS).open(encoding="utf-8") as lines:
+        rejects = [Reject(**json.loads(line)) for line in islice(lines, REMEMBERED)]
+    return Ledger.of(_account(folder)["ledger"], rejects)
+
+
+def _account(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / ACCOUNT).read_text("utf-8"))
+    return found
+
+
+def _make(folder: Path, one: DataSet, how: Preparation) -> None:
+    ledger = Ledger()
+    fitter = Fitter(how.overlong, how.max_length, how.tokenizer.longest_token, how.encode)
+    with Writer(folder) as writer, (folder / REJECTS).open("w", encoding="utf-8") as rejects:
+        source = one.source.records()
+        while records := list(islice(source, BATCH)):
+            for record, outcome in zip(records, _outcomes(one, records, how, fitter), strict=True):
+                try:
+                    _write(writer, ledger, fitter, outcome)
+                except RowError as error:
+                    _reject(rejects, ledger, Reject(record.file, record.line, error.reason, error.remedy))
+        account = {"ledger": ledger.as_dict(), "digest": writer.digest()}
+    (folder / ACCOUNT).write_text(json.dumps(account), "utf-8")
+
+
+# a conversation with its tokens, None when it is too long to read; or what is wrong with it
+Outcome = tuple[Conversation, Encoded | None] | RowError
+
+
+def _outcomes(one: DataSet, records: list[Record], how: Preparation, fitter: Fitter) -> list[Outcome]:
+    read = [_read(one, record, how) for record in records]
+    short = [c for c in read if isinstance(c, Conversation) and not fitter.too_long_to_read(c)]
+    encoded = iter(how.encode_all(short))
+    outcomes: list[Outcome] = []
+    for found in read:
+        if isinstance(found, RowError):
+            outcomes.append(found)
+        elif fitter.too_long_to_read(found):
+            outcomes.append((found, None))
+        else:
+            row = next(encoded)
+            outcomes.append(row if isinstance(row, RowError) else (found, _proven(found, row, how)))
+    return outcomes
+
+
+def _read(one: DataSet, record: Record, how: Preparation) -> Conversation | RowError:
+    try:
+        conversation = one.conversation(record)
+        if conversation.images and not how.reads_images:
+            raise RowError("the row has an image, which this model family does not read", "remove it or its image")
+        for name in conversation.images:
+            check_image(one.images_in(record), name)
     except RowError as error:
-        ledger.rejects.append(Reject(record.file, record.line, error.reason, error.remedy))
-        return
-    prepared.rows.append(cut)
-    ledger.truncated += len(row.ids) > limit
-    ledger.kept += len(row.ids) <= limit
-    ledger.tokens += len(cut.ids)
-    ledger.labelled += labelled
-    ledger.longest = max(ledger.longest, len(cut.ids))
+        return error
+    return conversation
+
+
+def _proven(conversation: Conversation, row: Encoded, how: Preparation) -> Encoded:
+    """The row, each learnt answer of which ends in one labelled stop token. Raises RecipeError when one does not."""
+    stop = how.template.stop_id(how.tokenizer)
+    if conversation.messages[0].role == "text" or stop is None:
+        return row
+    if row.labels.count(stop) < conversation.learnt_turns:
+        raise RecipeError(
+            f"template '{how.template.name}' leaves an answer without its labelled stop token "
+            f"'{how.tokenizer.decode([stop])}', so the model would not learn to stop; name another template"
+        )
+    return row
+
+
+def _write(writer: Writer, ledger: Ledger, fitter: Fitter, outcome: Outcome) -> None:
+    if isinstance(outcome, RowError):
+        raise outcome
+    conversation, row = outcome
+    fitted = fitter.fit(conversation, row)
+    learnt = [one for one in fitted.samples if any(label >= 0 for label in one.labels[1:])]
+    if not learnt:
+        raise RowError(*_nothing_to_learn(fitted.truncated, fitter.limit))
+    for one in learnt:
+        ledger.labelled += writer.add(one)
+        ledger.tokens += len(one.ids)
+        ledger.longest = max(ledger.longest, len(one.ids))
+    ledger.samples += len(learnt)
+    ledger.answers += conversation.learnt_turns
+    ledger.truncated += fitted.truncated
+    ledger.kept += not fitted.truncated
 
 
 def _nothing_to_learn(too_long: bool, limit: int) -> tuple[str, str]:
@@ -139,22 +314,21 @@ def _nothing_to_learn(too_long: bool, limit: int) -> tuple[str, str]:
     return "no token of the row is learnt", "set loss on an answer or remove the row"
 
 
+def _reject(rejects: TextIO, ledger: Ledger, reject: Reject) -> None:
+    ledger.reject(reject)
+    rejects.write(json.dumps(vars(reject), ensure_ascii=True) + "\n")
+
+
 def refuse_rejects(ledger: Ledger, allowed: int) -> None:
     """Raise DataError when more rows were rejected than allowed, or none is left."""
-    rejects = ledger.rejects
-    if len(rejects) <= allowed and ledger.trained:
+    if ledger.rejected <= allowed and ledger.trained:
         return
-    more = len(rejects) - SHOWN
+    more = ledger.rejected - SHOWN
     tail = [f"... and {more} more rows"] if more > 0 else []
     summary = (
-        f"{len(rejects)} of {ledger.read} rows cannot be trained on and data.max_rejected is {allowed}: "
-        f"mend them, or allow so many with --set data.max_rejected={len(rejects)}"
+        f"{ledger.rejected} of {ledger.read} rows cannot be trained on and data.max_rejected is {allowed}: "
+        f"mend them, or allow so many with --set data.max_rejected={ledger.rejected}"
         if ledger.trained
         else f"none of the {ledger.read} rows can be trained on"
     )
-    raise DataError(summary, *(r.sentence() for r in rejects[:SHOWN]), *tail)
-
-
-def rejects_as_rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    """Rejected rows for rejects.jsonl."""
-    return (vars(reject) for reject in ledger.rejects)
+    raise DataError(summary, *(r.sentence() for r in ledger.rejects[:SHOWN]), *tail)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, pairwise
 
+CALL = 1000  # samples that XTuner's packer gets at once: the batch size of datasets.map
+
 
 def best_fit(lengths: Sequence[int], capacity: int, seed: int = 0) -> list[list[int]]:
     """Sample numbers of each row: every sample once, whole, no row longer than `capacity` tokens.
@@ -133,14 +135,28 @@ def xtuner_rows(
     whole = Packed([], [])
     for start, stop in _shards(len(ids), processes):
         packer = XTunerPacker(size, varlen)
-        for at in range(start, stop, 1000):
-            part = slice(at, min(at + 1000, stop))
+        for at in range(start, stop, CALL):
+            part = slice(at, min(at + CALL, stop))
             packed = packer(ids[part], labels[part])
             whole.ids += packed.ids
             whole.labels += packed.labels
             whole.bounds += packed.bounds
             whole.positions += packed.positions
     return whole
+
+
+def strung(lengths: Sequence[int], size: int, processes: int = 1) -> list[tuple[int, int]]:
+    """Start and stop of each row that `xtuner_rows` makes, in the tokens of all samples one after another."""
+    starts = list(accumulate(lengths, initial=0))
+    rows: list[tuple[int, int]] = []
+    for first, last in _shards(len(lengths), processes):
+        at = starts[first]
+        for call in range(first, last, CALL):
+            end = starts[min(call + CALL, last)]
+            full = (end - at) // size
+            rows += [(at + i * size, at + (i + 1) * size) for i in range(full)] or [(at, end)]
+            at = at + full * size if full else end
+    return rows
 
 
 def _shards(count: int, processes: int) -> list[tuple[int, int]]:

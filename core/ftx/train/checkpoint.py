@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftx.atomic import hash_text, weights_fingerprint, whole_folder, write_text
+from ftx.atomic import weights_fingerprint, whole_folder, write_text
 from ftx.errors import RecipeError
 from ftx.run import Run, checkpoints_in
 
@@ -51,7 +51,9 @@ def identity(run: Run) -> dict[str, Any]:
     return {
         "base": weights_fingerprint(plan.base),
         "data": plan.prepared.hashes,
-        "rows": hash_text(repr([(row.ids, row.labels) for row in plan.prepared.rows])),
+        "samples": plan.prepared.digests,
+        "mix": [one.model_dump(include={"limit", "repeat", "weight"}) for one in plan.recipe.data.sets],
+        "packing": plan.recipe.data.packing,
         "max_length": plan.recipe.data.max_length,
         "method": {"name": plan.method.name, **plan.method.model_dump(mode="json")},
         "template": plan.template.name,

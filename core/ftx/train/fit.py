@@ -62,7 +62,7 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
     pace = _Pace(done)
     with stop_on_signals() as stop:
         for step in range(done, plan.steps):
-            rows = batch_rows(step, len(plan.prepared.rows), train.global_batch_size, train.seed)
+            rows = batch_rows(step, len(plan.feed), train.global_batch_size, train.seed)
             for group in optimizer.param_groups:
                 group["lr"] = plan.lr * rate(step, plan.steps, plan.warmup_steps)
             torch.manual_seed(step_seed(train.seed, step, accelerator.process_index))
@@ -72,7 +72,7 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
             _refuse_non_finite(run, step, loss, norm)
             optimizer.step()
             optimizer.zero_grad()
-            pace.add(sum(len(plan.prepared.rows[i].ids) for i in rows))
+            pace.add(sum(plan.feed.tokens(i) for i in rows))
             _report(run, step + 1, loss, norm, optimizer.param_groups[0]["lr"], pace)
             stopping = stopping or (stop.asked and accelerator.num_processes == 1)
             last = step + 1 == plan.steps
@@ -163,14 +163,15 @@ def _accumulate(plan: Plan, model: PreTrainedModel, rows: list[int], accelerator
     import torch
 
     train = plan.recipe.train
-    data = plan.prepared.rows
-    tokens = sum(label != IGNORE for i in rows for label in data[i].labels[1:])
+    feed = plan.feed
+    tokens = sum(feed.labelled(i) for i in rows)
     world = accelerator.num_processes
     dtype = arithmetic(train.dtype, accelerator.device.type)
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     for part in micro_batches(rows, plan.micro_batch_size, accelerator.process_index, world):
         # A process without rows of its own still takes part in the collectives, with no weight.
-        batch = collate([data[i] for i in part or rows[:1]], plan.tokenizer.pad_id)
+        held = [feed.samples(i) for i in part or rows[:1]]
+        batch = collate(held, plan.tokenizer.pad_id, isolated=feed.isolated)
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         with torch.autocast(accelerator.device.type, dtype, enabled=dtype != torch.float32):
             loss = _loss_sum(model, batch) / tokens * (1.0 if part else 0.0)
@@ -186,8 +187,8 @@ def _loss_sum(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.T
     """
     import torch.nn.functional as F
 
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    targets = batch["labels"][:, 1:].flatten()
+    targets = batch.pop("labels")[:, 1:].flatten()
+    logits = model(**batch).logits
     each = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORE, reduction="none")
     return each.double().sum()
 

@@ -1,0 +1,54 @@
+"""Tokenised sets on disk, found again by what they were made from, shared by any number of processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ftx.atomic import hash_text, whole_folder
+from ftx.errors import StorageError
+
+LAYOUT = 1  # to be raised when the files or their making change
+
+
+def cache_root() -> Path:
+    """The folder of everything that can be made again: FTX_CACHE, else `ftx` in the user's cache."""
+    named = os.environ.get("FTX_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ftx"
+
+
+def cached(key: Mapping[str, Any], make: Callable[[Path], None], whole: Callable[[Path], bool]) -> Path:
+    """The folder that `make` fills for `key` (JSON values), made once whoever asks first.
+
+    Others wait for it. A folder that is not `whole` is made anew. Raises StorageError.
+    """
+    name = hash_text(json.dumps({"layout": LAYOUT, **key}, sort_keys=True, ensure_ascii=False))
+    root = cache_root() / "tokens"
+    folder = root / name
+    with _locked(root, name):
+        if not (folder.is_dir() and whole(folder)):
+            with whole_folder(folder) as fresh:
+                make(fresh)
+    return folder
+
+
+@contextmanager
+def _locked(root: Path, name: str) -> Iterator[None]:
+    """One process at a time; the lock falls with its process."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise StorageError(f"the cache {root} cannot be used: {error.strerror}; name another with FTX_CACHE") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,159 @@
+"""Rows of training: one sample each, several samples packed, or a stretch of all samples strung together."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal
+
+from ftx.data.pack import best_fit, fill, strung
+from ftx.data.store import Sample, Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Packing = Literal["none", "best_fit", "xtuner"]
+
+
+class Samples:
+    """The samples of several stores in the order of an epoch, by number."""
+
+    def __init__(self, stores: Sequence[Store], order: NDArray[np.int64]) -> None:
+        import numpy as np
+
+        self._stores = stores
+        self._starts = np.asarray(list(accumulate(map(len, stores), initial=0)))
+        self._order = order
+        self.lengths: NDArray[np.int64] = np.concatenate([one.lengths for one in stores])[order]
+        self.labelled: NDArray[np.int32] = np.concatenate([one.labelled for one in stores])[order]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> Sample:
+        import numpy as np
+
+        number = int(self._order[index])
+        at = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self._stores[at][number - int(self._starts[at])]
+
+
+class Feed(ABC):
+    """The rows that batches are made of, by number.
+
+    `isolated`: the samples of a row must not see each other. `fill` is the share of places that hold tokens, 1.0
+    where rows have no common length.
+    """
+
+    isolated = False
+    fill = 1.0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Rows in an epoch."""
+
+    @abstractmethod
+    def samples(self, row: int) -> list[Sample]:
+        """What the row holds."""
+
+    @abstractmethod
+    def tokens(self, row: int) -> int:
+        """Tokens in the row, padding not counted."""
+
+    @abstractmethod
+    def labelled(self, row: int) -> int:
+        """Tokens in the row that a loss is taken of."""
+
+
+class Single(Feed):
+    """A row is a sample."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def samples(self, row: int) -> list[Sample]:
+        return [self._samples[row]]
+
+    def tokens(self, row: int) -> int:
+        return int(self._samples.lengths[row])
+
+    def labelled(self, row: int) -> int:
+        return int(self._samples.labelled[row])
+
+
+class Packed(Feed):
+    """A row is several whole samples, none of which sees another."""
+
+    isolated = True
+
+    def __init__(self, samples: Samples, capacity: int, seed: int) -> None:
+        self._samples = samples
+        lengths = samples.lengths.tolist()
+        self._rows = best_fit(lengths, capacity, seed)
+        self.fill = fill(lengths, self._rows, capacity)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def samples(self, row: int) -> list[Sample]:
+        return [self._samples[i] for i in self._rows[row]]
+
+    def tokens(self, row: int) -> int:
+        return int(self._samples.lengths[self._rows[row]].sum())
+
+    def labelled(self, row: int) -> int:
+        return int(self._samples.labelled[self._rows[row]].sum())
+
+
+class Strung(Feed):
+    """XTuner's rows: all samples, shuffled, strung together and cut every so many tokens; they see each other."""
+
+    def __init__(self, samples: Samples, size: int, seed: int) -> None:
+        self._samples = samples
+        self._order = list(range(len(samples)))
+        random.Random(seed).shuffle(self._order)
+        lengths = samples.lengths[self._order].tolist()
+        self._ends = list(accumulate(lengths))
+        self._spans = strung(lengths, size)
+        self.fill = sum(stop - start for start, stop in self._spans) / (size * len(self._spans)) if self._spans else 0.0
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def samples(self, row: int) -> list[Sample]:
+        import numpy as np
+
+        start, stop = self._spans[row]
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        parts: list[Sample] = []
+        at = self._ends[first] - int(self._samples.lengths[self._order[first]])
+        for number in self._order[first:]:
+            if at >= stop:
+                break
+            one = self._samples[number]
+            inside = slice(max(0, start - at), stop - at)
+            parts.append(Sample(one.ids[inside], one.learnt[inside]))
+            at += len(one)
+        return [Sample(np.concatenate([p.ids for p in parts]), np.concatenate([p.learnt for p in parts]))]
+
+    def tokens(self, row: int) -> int:
+        start, stop = self._spans[row]
+        return stop - start
+
+    def labelled(self, row: int) -> int:
+        return int(self.samples(row)[0].learnt[1:].sum())
+
+
+def make_feed(samples: Samples, packing: Packing, max_length: int, seed: int) -> Feed:
+    """The rows of an epoch by the way of packing."""
+    if packing == "best_fit":
+        return Packed(samples, max_length, seed)
+    if packing == "xtuner":
+        return Strung(samples, max_length, seed)
+    return Single(samples)

@@ -1,0 +1,124 @@
+"""Token rows on disk, memory-mapped: any number of them costs no memory but what is being read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from ftx.data.template import IGNORE, Encoded
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# One array a file, little-endian, without a header: ids int32 and learnt uint8, one a token; starts int64, one a
+# sample and one more; labelled int32, one a sample.
+FILES = {"ids": "<i4", "learnt": "|u1", "starts": "<i8", "labelled": "<i4"}
+FLUSH = 1 << 20  # tokens held back before they are written
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample: token ids, int32 [tokens], and whether each is learnt, bool [tokens]."""
+
+    ids: NDArray[np.int32]
+    learnt: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 [tokens]: the id where it is learnt, else IGNORE; not shifted."""
+        import numpy as np
+
+        return np.where(self.learnt, self.ids.astype(np.int64), IGNORE)
+
+
+class Writer:
+    """Appends samples to the store in `folder`; to be used as a context."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ids: list[int] = []
+        self._learnt = bytearray()
+        self._starts = [0]
+        self._labelled: list[int] = []
+        self._at = 0
+        self._files: dict[str, BinaryIO] = {}
+        self._hash = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        self._files = {name: (self._folder / f"{name}.bin").open("wb") for name in FILES}
+        return self
+
+    def add(self, row: Encoded) -> int:
+        """Append a sample; gives the number of its labelled tokens, the first not counted, as nothing predicts it."""
+        learnt = bytes([label != IGNORE for label in row.labels])
+        count = learnt.count(1, 1)
+        self._ids += row.ids
+        self._learnt += learnt
+        self._at += len(row.ids)
+        self._starts.append(self._at)
+        self._labelled.append(count)
+        if len(self._ids) > FLUSH:
+            self._flush()
+        return count
+
+    def digest(self) -> str:
+        """sha256 of all samples added, the same whatever file they came from. Writes out what is held back."""
+        self._flush()
+        return self._hash.hexdigest()
+
+    def _flush(self) -> None:
+        import numpy as np
+
+        held = {"ids": self._ids, "learnt": self._learnt, "starts": self._starts, "labelled": self._labelled}
+        for name, values in held.items():
+            raw = np.asarray(values, dtype=FILES[name]).tobytes()
+            self._hash.update(raw)
+            self._files[name].write(raw)
+        self._ids, self._learnt, self._starts, self._labelled = [], bytearray(), [], []
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._flush()
+        for file in self._files.values():
+            file.close()
+
+
+class Store(Sequence[Sample]):
+    """The samples that a Writer wrote into `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        import numpy as np
+
+        arrays = {name: _mapped(folder / f"{name}.bin", np.dtype(dtype)) for name, dtype in FILES.items()}
+        self._ids, self._learnt, self.starts = arrays["ids"], arrays["learnt"], arrays["starts"]
+        self.labelled: NDArray[np.int32] = arrays["labelled"]
+        self.lengths: NDArray[np.int64] = np.diff(self.starts)
+        if len(self.starts) != len(self.labelled) + 1 or len(self._ids) != self.starts[-1]:
+            raise ValueError(f"{folder}: the arrays of the store do not fit each other")
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        import numpy as np
+
+        part = slice(int(self.starts[index]), int(self.starts[index + 1]))
+        return Sample(self._ids[part], self._learnt[part].view(np.bool_))
+
+
+def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    if not path.stat().st_size:
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype, "r")
