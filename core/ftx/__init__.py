@@ -15,7 +15,7 @@ from ftx.contracts import (
     TrainMethod,
 )
 from ftx.data.conversation import Conversation, Message, RowError
-from ftx.errors import DataError, FtxError, ModelError, RecipeError
+from ftx.errors import DataError, FtxError, HubError, ModelError, RecipeError
 from ftx.hookspecs import hookimpl
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "DataFormat",
     "DataSource",
     "FtxError",
+    "HubError",
     "Layout",
     "Message",
     "ModelError",

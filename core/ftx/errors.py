@@ -47,6 +47,13 @@ class OutOfMemory(FtxError):
     kind = "memory"
 
 
+class HubError(FtxError):
+    """A hub or the network to it refuses: no such repository or revision, no permission, no connection."""
+
+    exit_code = 5
+    kind = "hub"
+
+
 class Interrupted(FtxError):
     """Stopped by SIGINT or SIGTERM after a checkpoint was saved."""
 

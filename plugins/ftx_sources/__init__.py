@@ -10,8 +10,11 @@ from ftx import DataFormat, DataSource, hookimpl
 @hookimpl
 def ftx_data_sources() -> Iterable[type[DataSource]]:
     from ftx_sources.files import Files
+    from ftx_sources.huggingface import HuggingFace
+    from ftx_sources.modelscope import ModelScope
+    from ftx_sources.openxlab import OpenXLab
 
-    return [Files]
+    return [Files, HuggingFace, ModelScope, OpenXLab]
 
 
 @hookimpl
