@@ -48,7 +48,7 @@ def test_mapped_rows_say_what_the_sheet_says(ftx: Any, tiny: Path, corpus: Path)
         (
             ["--columns", "input=question,output=a"],
             3,
-            "columns: there is no column 'question'; map one of 'no', 'q', 'a'",
+            "row 2: there is no column 'question'; map one of 'no', 'q', 'a'",
         ),
         (["--columns", "input"], 2, "--columns input: write it as input=q,output=a"),
         (["--columns", "input=q,output="], 2, "--columns input=q,output=: write it as input=q,output=a"),

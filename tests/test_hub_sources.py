@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ftx import DataError, DataSource, FtxError, HubError, RecipeError
+from ftx import DataError, DataSource, FtxError, HubError, RecipeError, RowError
 from ftx.errors import StorageError
 from ftx.plugins import load_registry
 from ftx_sources.huggingface import HuggingFace
@@ -305,8 +305,12 @@ def test_ctrl_c_leaves_nothing_half_made(remote: Remote, monkeypatch: pytest.Mon
 
 def test_broken_rows_are_named_by_their_repository(remote: Remote) -> None:
     commit = remote.add({"a.jsonl": b'{"text": \n'})
+    (record,) = remote.source().records()
+    assert isinstance(record.value, RowError)
+    assert (record.file, record.line) == (f"{REPO}@{commit[:7]}:a.jsonl", 1)
+    remote.add({"a.jsonl": b"\xff\xfe"})
     sentence = refused(lambda: rows(remote.source()), DataError)
-    assert sentence.startswith(f"{REPO}@{commit[:7]}:a.jsonl: line 1") and str(remote.cache) not in sentence
+    assert sentence.startswith(REPO) and str(remote.cache) not in sentence
 
 
 def test_a_cache_that_cannot_be_written(remote: Remote) -> None:

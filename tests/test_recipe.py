@@ -359,7 +359,7 @@ def test_flags_reach_into_the_short_forms_of_a_file(tiny: Path, rows: Path, ftx:
     (event,) = ftx("plan", path, *arguments).events
     assert (event["method"]["name"], event["method"]["rank"]) == ("qlora", 4)
     assert event["data"]["max_length"] == 77
-    assert event["data"]["sets"][0]["source"] == {"name": "files", "path": str(rows)}
+    assert event["data"]["sets"][0]["source"] == {"name": "files", "path": str(rows), "ending": None}
     (event,) = ftx("plan", path, "--method", "full", "--json").events
     assert event["method"]["name"] == "full"
 
@@ -503,7 +503,7 @@ def test_each_template_can_be_named_and_is_taken_when_it_fits(template: str, tin
 REFUSED_DATA = [
     ("rows.jsonl", '{"messages": [{"role": "user", "content": "a"}]}\n', "none of the 1 rows can be trained on"),
     ("rows.jsonl", '{"a": 1}\n', "row 1 has keys 'a', which is no known format"),
-    ("rows.jsonl", '{"text": ', "line 1, column 10: broken JSON"),
+    ("rows.jsonl", '{"text": ', "column 10: broken JSON"),
     ("rows.json", "[]", "holds no rows"),
     ("rows.csv", "", "is empty"),
     ("rows.doc", "x", "ends in '.doc'"),

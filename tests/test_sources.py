@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from ftx import DataError
+from ftx import DataError, RowError
 from ftx_sources.files import READERS, Files
 
 TABLE = [
@@ -71,6 +71,12 @@ def refusal(path: Path) -> str:
     (sentence,) = caught.value.problems
     assert sentence.startswith(str(path))
     return sentence
+
+
+def broken_row(path: Path) -> tuple[int, str]:
+    """Line and reason of the one row that is broken by itself; the others are read."""
+    ((line, error),) = [(line, value) for line, value in read(path) if isinstance(value, RowError)]
+    return line, error.reason
 
 
 def put(path: Path, content: str | bytes) -> Path:
@@ -218,10 +224,10 @@ def test_an_empty_file_is_refused(ending: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_folder_is_refused(ending: str, tmp_path: Path) -> None:
+def test_a_folder_without_files_is_refused(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows.{ending}"
     path.mkdir()
-    assert refusal(path).endswith("is a folder; name a file in it")
+    assert "is a folder without data files" in refusal(path)
 
 
 def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
@@ -260,7 +266,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["[{'a': 1}]", refused, refused], done.stderr
 
 
-@pytest.mark.parametrize("name", ["rows.yaml", "rows", "rows.json.gz", ".jsonl"])
+@pytest.mark.parametrize("name", ["rows.yaml", "rows", "rows.yaml.gz", ".jsonl"])
 def test_an_unknown_ending_is_refused_naming_the_known(name: str, tmp_path: Path) -> None:
     sentence = refusal(put(tmp_path / name, b"x"))
     assert f"ends in '{Path(name).suffix}'" in sentence
@@ -281,40 +287,146 @@ def test_an_unknown_ending_is_refused_naming_the_known(name: str, tmp_path: Path
         ("tab_in_string.json", '[\n{"a": "x\ty"}]', 2, 9),
         ("trailing_comma.json", '[\n{"a": 1},\n]', 3, 1),
         ("windows_ends.json", '[\r\n {"a": 1}\r\n {"a": 2}\r\n]', 3, 2),
-        ("bad_line.jsonl", '{"a": 1}\n\n{"a": 2\n', 3, 8),
-        ("two_in_a_line.jsonl", '{"a": 1} {"a": 2}', 1, 10),
-        ("array_over_lines.jsonl", '[\n{"a": 1}\n]', 1, 2),
-        ("word.jsonl", '{"a": 1}\nhello\n', 2, 1),
     ],
 )
-def test_broken_json_is_refused_with_line_and_column(
+def test_a_broken_array_is_refused_with_line_and_column(
     name: str, content: str, line: int, column: int, tmp_path: Path
 ) -> None:
     sentence = refusal(put(tmp_path / name, content))
     assert sentence.startswith(f"{tmp_path / name}: line {line}, column {column}: broken JSON: ")
 
 
+@pytest.mark.parametrize(
+    ("content", "line", "column"),
+    [
+        ('{"a": 1}\n\n{"a": 2\n{"a": 3}', 3, 8),
+        ('{"a": 1} {"a": 2}', 1, 10),
+        ('{"a": 1}\nhello\n', 2, 1),
+        ('{"a": 1}\n{', 2, 2),
+        ('{"a": ' + "[" * 200_000, 1, 1),
+    ],
+)
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
-def test_json_nested_beyond_reason_is_refused(ending: str, tmp_path: Path) -> None:
-    content = '[{"a": ' + "[" * 200_000 if ending == "json" else '{"a": ' + "[" * 200_000
-    assert "line 1" in refusal(put(tmp_path / f"rows.{ending}", content))
+def test_a_broken_line_is_a_broken_row(content: str, line: int, column: int, ending: str, tmp_path: Path) -> None:
+    at, reason = broken_row(put(tmp_path / f"rows.{ending}", content))
+    assert at == line
+    assert reason.startswith(f"column {column}: broken JSON: ")
 
 
-def test_rows_before_the_broken_one_are_read(tmp_path: Path) -> None:
-    records = Files(path=str(put(tmp_path / "rows.jsonl", '{"a": 1}\n{'))).records()
-    assert next(records).value == {"a": 1}
-    with pytest.raises(DataError, match="line 2, column 2"):
-        next(records)
+def test_a_number_too_long_for_python_is_a_broken_row(tmp_path: Path) -> None:
+    line, reason = broken_row(put(tmp_path / "rows.jsonl", '{"a": 1}\n{"a": ' + "9" * 5000 + "}\n"))
+    assert (line, reason[:12]) == (2, "broken JSON:")
+
+
+def test_an_array_nested_beyond_reason_is_refused(tmp_path: Path) -> None:
+    assert "line 1, column 2: broken JSON: nested too deeply" in refusal(
+        put(tmp_path / "rows.json", '[{"a": ' + "[" * 200_000)
+    )
+
+
+def test_a_long_array_is_read_piece_by_piece(tmp_path: Path) -> None:
+    rows = [{"a": "x" * (i % 7 * 5000), "n": i} for i in range(400)]
+    for indent in (None, 1):
+        path = put(tmp_path / "rows.json", json.dumps(rows, indent=indent))
+        assert [value for _, value in read(path)] == rows
+
+
+def test_one_object_over_many_lines_is_one_row(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "a"}]}
+    assert read(put(tmp_path / "rows.json", json.dumps(row, indent=1))) == [(1, row)]
+
+
+def test_rows_inside_an_object_are_pointed_at(tmp_path: Path) -> None:
+    path = put(tmp_path / "rows.json", json.dumps({"data": [{"a": 1}]}, indent=1))
+    assert refusal(path) == f"{path} holds one object, with the rows under 'data': save that list by itself"
+
+
+@pytest.mark.parametrize("packing", ["gz", "zst"])
+@pytest.mark.parametrize(("ending", "write"), [("json", write_json), ("jsonl", write_jsonl), ("csv", write_csv)])
+def test_packed_files_read_as_plain_ones(packing: str, ending: str, write: Any, tmp_path: Path) -> None:
+    plain, packed = tmp_path / f"rows.{ending}", tmp_path / f"rows.{ending}.{packing}"
+    write(plain, TABLE)
+    packed.write_bytes(pack(plain.read_bytes(), packing))
+    assert read(packed) == read(plain)
+    packed.write_bytes(packed.read_bytes()[:-9])
+    assert "is no whole" in refusal(packed)
+    packed.write_bytes(b"nothing of the kind")
+    assert "is no whole" in refusal(packed)
+
+
+def pack(content: bytes, packing: str) -> bytes:
+    codec = {"gz": "gzip", "zst": "zstd"}[packing]
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, codec) as out:
+        out.write(content)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def test_a_packed_table_is_refused(tmp_path: Path) -> None:
+    for ending in ("parquet", "xlsx"):
+        assert "is packed already" in refusal(put(tmp_path / f"rows.{ending}.gz", b"x"))
+
+
+def test_a_folder_stands_for_its_data_files(tmp_path: Path) -> None:
+    (tmp_path / "data" / "b").mkdir(parents=True)
+    (tmp_path / "data" / ".hidden").mkdir()
+    for name in ("b/2.jsonl", "1.jsonl", ".hidden/3.jsonl", "notes.md"):
+        put(tmp_path / "data" / name, f'{{"n": "{name}"}}\n')
+    found = list(Files(path=str(tmp_path / "data")).records())
+    assert [record.value["n"] for record in found] == ["1.jsonl", "b/2.jsonl"]
+    assert found[1].file == str(tmp_path / "data" / "b" / "2.jsonl")
+    matched = Files(path=str(tmp_path / "data" / "**" / "*.jsonl"))
+    assert [record.value["n"] for record in matched.records()] == ["1.jsonl", "b/2.jsonl"]
+    assert matched.fingerprint() != Files(path=str(tmp_path / "data" / "1.jsonl")).fingerprint()
+    with pytest.raises(DataError, match="no file matches"):
+        list(Files(path=str(tmp_path / "*.csv")).records())
+
+
+@pytest.mark.parametrize(("ending", "given"), [(None, '{"a": "b"}\n'), (None, '[{"a": "b"}]'), ("csv", "a\nb\n")])
+def test_standard_input_is_read_more_than_once(ending: str | None, given: str) -> None:
+    program = (
+        "from ftx_sources.files import Files\n"
+        f"source = Files(path='-', ending={ending!r})\n"
+        "print(list(source.records()) == list(source.records()))\n"
+        "print([r.value for r in source.records()], len(source.fingerprint()))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, input=given)
+    assert done.stdout.splitlines() == ["True", "[{'a': 'b'}] 64"], done.stderr
+
+
+@pytest.mark.parametrize("ending", ["csv", "xlsx"])
+def test_two_columns_of_one_name_are_refused(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows.{ending}"
+    if ending == "csv":
+        put(path, "q,a,q\n1,2,3\n")
+    else:
+        cells(path, [["q", "a", "q"], ["1", "2", "3"]])
+    assert refusal(path) == f"{path}: two columns are called 'q'; rename one"
+
+
+def test_a_formula_without_a_saved_value_is_a_broken_row(tmp_path: Path) -> None:
+    path = cells(tmp_path / "rows.xlsx", [["q", "a"], ["x", "y"], ["1", "=1+1"], ["z", "w"]])
+    assert broken_row(path) == (3, "cell B3 holds a formula without a saved value")
+
+
+def test_cells_merged_over_rows_are_broken_rows(tmp_path: Path) -> None:
+    path = cells(tmp_path / "rows.xlsx", [["q", "a"], ["x", "y"], ["", "z"], ["v", "w"]])
+    book = openpyxl.load_workbook(path)
+    book.active.merge_cells("A2:A3")
+    book.save(path)
+    assert broken_row(path) == (3, "its cells A2:A3 are merged with the row above")
+    assert [value for line, value in read(path) if line != 3] == [{"q": "x", "a": "y"}, {"q": "v", "a": "w"}]
 
 
 @pytest.mark.parametrize(("ending", "delimiter"), [("csv", ","), ("tsv", "\t")])
 @pytest.mark.parametrize("row", [["x"], ["x", "y", "z"]])
-def test_a_row_with_too_few_or_many_cells_is_refused(
+def test_a_row_with_too_few_or_many_cells_is_broken(
     row: list[str], ending: str, delimiter: str, tmp_path: Path
 ) -> None:
     lines = [["a", "b"], ["1", "2"], row, ["3", "4"]]
     path = put(tmp_path / f"rows.{ending}", "\n".join(delimiter.join(line) for line in lines))
-    assert refusal(path) == f"{path}: line 3: the row has {len(row)} cells, the header 2"
+    assert broken_row(path) == (3, f"the row has {len(row)} cells, the header 2")
 
 
 def test_a_quote_that_never_closes_is_refused(tmp_path: Path) -> None:

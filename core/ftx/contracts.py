@@ -34,7 +34,10 @@ class Part(BaseModel):
 
 @dataclass(frozen=True)
 class Record:
-    """One row as a source read it: `value` as parsed, and where it stood (`line` counts from 1)."""
+    """One row as a source read it: `value` as parsed, and where it stood (`line` counts from 1).
+
+    A row that is broken by itself has a RowError for its value, and is accounted for as the others are.
+    """
 
     value: Any
     file: str
@@ -63,6 +66,10 @@ class DataSource(Part, ABC):
     @abstractmethod
     def records(self) -> Iterator[Record]:
         """Every row in order. Raises DataError for what cannot be read at all."""
+
+    def image_folder(self, record: Record) -> Path:
+        """The folder that a record's image paths start from."""
+        return Path(record.file).parent
 
     @abstractmethod
     def fingerprint(self) -> str:

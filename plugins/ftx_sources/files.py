@@ -1,224 +1,113 @@
-"""Rows from a local file: JSON, JSONL, CSV, Parquet, XLSX, or plain text with one row a paragraph."""
+"""Rows from local files: one file, all of a folder, those a pattern matches, or what comes through a pipe."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import atexit
+import glob
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ftx import DataError, DataSource, Record
-from ftx.atomic import sha256_of
+from ftx.atomic import hash_text, sha256_of
+from ftx_sources.opened import PACKINGS, DataFile
+from ftx_sources.tables import parquet_rows, xlsx_rows
+from ftx_sources.text_files import Rows, csv_rows, json_lines, json_rows, paragraphs
 
-MAX_CELL = 1 << 27  # characters; csv's own limit of 128 KiB a cell is shorter than long documents
+READERS: dict[str, Callable[[DataFile], Rows]] = {
+    ".json": json_rows,
+    ".jsonl": json_lines,
+    ".csv": csv_rows,
+    ".tsv": csv_rows,
+    ".parquet": parquet_rows,
+    ".xlsx": xlsx_rows,
+    ".txt": paragraphs,
+}
+STDIN = "-"
 
 
 class Files(DataSource):
-    """A local file, read by its ending: .json .jsonl .csv .tsv .parquet .xlsx .txt."""
+    """Local files by their endings: .json .jsonl .csv .tsv .parquet .xlsx .txt, text also packed as .gz or .zst.
+
+    A folder stands for all such files in it and below, hidden ones left out; a pattern such as data/*.jsonl for those
+    it matches; - for standard input.
+    """
 
     name = "files"
-    path: str = Field(description="the file to read")
+    path: str = Field(description="a file, a folder, a pattern, or - for standard input")
+    ending: str | None = Field(None, description="jsonl, csv or another, where the name does not tell")
+
+    @field_validator("ending")
+    @classmethod
+    def _known_ending(cls, value: str | None) -> str | None:
+        if value is not None and f".{value.lower()}" not in READERS:
+            raise ValueError(f"is none of {', '.join(ending[1:] for ending in READERS)}")
+        return value
 
     def records(self) -> Iterator[Record]:
-        path = Path(self.path)
-        _check(path)
-        read = READERS.get(path.suffix.lower())
-        if read is None:
-            raise DataError(f"{path} ends in '{path.suffix}'; ftx reads {', '.join(READERS)}")
         found = False
-        for line, value in read(path):
-            found = True
-            yield Record(value, str(path), line)
+        for file in self._files():
+            for line, value in READERS[file.kind](file):
+                found = True
+                yield Record(value, file.label, line)
         if not found:
-            raise DataError(f"{path} holds no rows")
+            raise DataError(f"{self.path} holds no rows")
 
     def fingerprint(self) -> str:
-        _check(Path(self.path))
-        return sha256_of(Path(self.path))
+        files = self._files()
+        if len(files) == 1:
+            return sha256_of(files[0].path)
+        return hash_text("".join(f"{file.label}\0{sha256_of(file.path)}\n" for file in files))
+
+    def _files(self) -> list[DataFile]:
+        """The files to read, in order, each known to open. Raises DataError."""
+        if self.path == STDIN:
+            return [_piped(self.ending)]
+        path = Path(self.path)
+        if path.is_dir():
+            names = sorted(one for one in path.rglob("*") if one.is_file() and _is_data(one.relative_to(path)))
+            if not names:
+                raise DataError(f"{path} is a folder without data files; ftx reads {', '.join(READERS)}")
+        elif glob.has_magic(self.path) and not path.exists():
+            names = sorted(
+                Path(one)
+                for one in glob.glob(self.path, recursive=True)  # noqa: PTH207 (absolute patterns too)
+                if Path(one).is_file()
+            )
+            if not names:
+                raise DataError(f"no file matches {self.path}")
+        else:
+            names = [path]
+        files = [DataFile.of(name, self.ending) for name in names]
+        for file in files:
+            file.check()
+            if file.kind not in READERS:
+                known = f"{', '.join(READERS)}, text also with {' or '.join(PACKINGS)}"
+                raise DataError(f"{file.label} ends in '{file.path.suffix}'; ftx reads {known}")
+        return files
 
 
-def _check(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder; name a file in it") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be opened: {error.strerror}") from None
-    if empty:
-        raise DataError(f"{path} is empty")
+def _is_data(path: Path) -> bool:
+    return DataFile.of(path).kind in READERS and not any(part.startswith(".") for part in path.parts)
 
 
-def _text(path: Path) -> str:
-    raw = path.read_bytes()
-    if b"\x00" in raw[:4096]:
-        raise DataError(f"{path} is not text: it holds NUL bytes (UTF-16? save it as UTF-8)")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        bad = len(raw) - len(error.object) + error.start  # the codec counts after a byte order mark
-    if _mostly_utf8(raw):
-        raise DataError(f"{path} is damaged UTF-8: byte {bad} begins no character; save it as UTF-8 again")
-    try:
-        return raw.decode("gb18030")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is neither UTF-8 nor GB18030: byte {error.start} fits neither; save it as UTF-8"
-        ) from None
-
-
-def _mostly_utf8(raw: bytes) -> bool:
-    """Whether nearly all that is not ASCII reads as UTF-8: then some bytes are damaged, and it is no other encoding.
-
-    GB18030 accepts nearly any bytes, so reading damaged UTF-8 as GB18030 would turn every character into another.
-    """
-    foreign = [char for char in raw.decode("utf-8", "replace") if char > "\x7f"]
-    return foreign.count("\ufffd") * 10 < len(foreign)
-
-
-def _json(path: Path) -> Iterator[tuple[int, Any]]:
-    text = _text(path)
-    if not text.lstrip().startswith("["):
-        yield from _json_lines(path)
-        return
-    yield from _json_array(path, text)
-
-
-def _json_array(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """The array's elements with the line each begins on, which json.loads would not tell."""
-    decoder = json.JSONDecoder()
-    at = _skip_space(text, text.index("[") + 1)
-    line, counted = 1, 0
-    while text[at : at + 1] != "]":
-        line += text.count("\n", counted, at)
-        counted = at
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise _broken(path, error.lineno, error.colno, error.msg) from None
-        except RecursionError:
-            raise _broken_at(path, text, at, "nested too deeply") from None
-        yield line, value
-        at = _skip_space(text, at)
-        if text[at : at + 1] == ",":
-            at = _skip_space(text, at + 1)
-            if text[at : at + 1] == "]":
-                raise _broken_at(path, text, at, "a comma before ']'")
-        elif text[at : at + 1] != "]":
-            raise _broken_at(path, text, at, "expected ',' or ']'")
-    after = _skip_space(text, at + 1)
-    if after < len(text):
-        raise _broken_at(path, text, after, "extra data after the array")
-
-
-def _skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
-
-
-def _broken_at(path: Path, text: str, at: int, why: str) -> DataError:
-    return _broken(path, text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at), why)
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise _broken(path, number, error.colno, error.msg) from None
-        except RecursionError:
-            raise _broken(path, number, 1, "nested too deeply") from None
-
-
-def _broken(path: Path, line: int, column: int, why: str) -> DataError:
-    return DataError(f"{path}: line {line}, column {column}: broken JSON: {why}")
-
-
-def _csv(path: Path) -> Iterator[tuple[int, Any]]:
-    text = _text(path)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    csv.field_size_limit(MAX_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, [])
-        before = reader.line_num
-        for cells in reader:
-            line, before = before + 1, reader.line_num
-            if cells and len(cells) != len(header):
-                raise DataError(f"{path}: line {line}: the row has {len(cells)} cells, the header {len(header)}")
-            if cells:
-                yield line, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: broken CSV: {error}") from None
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for value in batch.to_pylist():
-                    number += 1
-                    yield number, value
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no whole Parquet file: {str(error).splitlines()[0]}") from None
-
-
-def _xlsx(path: Path) -> Iterator[tuple[int, Any]]:
-    import zlib
-    from xml.etree.ElementTree import ParseError
-    from zipfile import BadZipFile
-
-    from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
-
-    try:
-        with path.open("rb") as file:
-            book = load_workbook(file, read_only=True, data_only=True)
-            yield from _sheet(book.worksheets[0].iter_rows(values_only=True))
-    # Each layer fails in its own way; a bare AttributeError is openpyxl's for a book without a sheet of cells.
-    except (BadZipFile, InvalidFileException, KeyError, OSError, ParseError, zlib.error, AttributeError) as error:
-        raise DataError(f"{path} is no whole XLSX file: {error}") from None
-
-
-def _sheet(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-    """Rows of a sheet as text under the names of its first line; empty lines are passed over but counted."""
-    header = ["" if cell is None else str(cell).strip() for cell in next(rows, ())]
-    for number, cells in enumerate(rows, 2):
-        if any(cell is not None for cell in cells):
-            row = {name: "" if cell is None else cell for name, cell in zip(header, cells, strict=False) if name}
-            yield number, {name: cell if isinstance(cell, str) else str(cell) for name, cell in row.items()}
-
-
-def _paragraphs(path: Path) -> Iterator[tuple[int, Any]]:
-    start, lines = 1, list[str]()
-    for number, line in enumerate([*_text(path).split("\n"), ""], 1):
-        if line.strip():
-            start = start if lines else number
-            lines.append(line.rstrip("\r"))
-        elif lines:
-            yield start, {"text": "\n".join(lines)}
-            lines = []
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
-    ".json": _json,
-    ".jsonl": _json_lines,
-    ".csv": _csv,
-    ".tsv": _csv,
-    ".parquet": _parquet,
-    ".xlsx": _xlsx,
-    ".txt": _paragraphs,
-}
+@cache
+def _piped(named: str | None) -> DataFile:
+    """Standard input, kept in a temporary file, as rows are read more than once."""
+    with tempfile.NamedTemporaryFile(prefix="ftx-stdin-", delete=False) as file:
+        atexit.register(Path(file.name).unlink, missing_ok=True)
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    path = Path(file.name)
+    if not path.stat().st_size:
+        raise DataError("standard input is empty")
+    with path.open("rb") as start:
+        first = start.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    ending = named.lower() if named else {b"[": "json", b"{": "jsonl"}.get(first)
+    if ending is None:
+        raise DataError("standard input is no JSON; name what it is: source: {name: files, path: '-', ending: csv}")
+    return DataFile(path, "standard input", f".{ending}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,7 +16,7 @@ from pydantic import Field, field_validator
 
 from ftx import DataError, DataSource, Record
 from ftx.atomic import hash_text, sha256_of, whole_folder
-from ftx.errors import StorageError
+from ftx.data.cache import alone, cache_root
 from ftx_sources.files import READERS, Files
 
 REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -73,13 +71,20 @@ class Snapshot(DataSource):
 
     def records(self) -> Iterator[Record]:
         for name, path in self._data():
-            label = f"{self.label}:{name}"
+            label = self._prefix + name
             try:
                 for record in Files(path=str(path)).records():
                     yield Record(record.value, label, record.line)
             except DataError as error:
                 # A place in the cache says nothing to people who know the file by its repository.
                 raise DataError(*(problem.replace(str(path), label) for problem in error.problems)) from None
+
+    def image_folder(self, record: Record) -> Path:
+        return (self._folder() / record.file.removeprefix(self._prefix)).parent
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.label}:"
 
     def fingerprint(self) -> str:
         return hash_text("".join(f"{name}\0{sha256_of(path)}\n" for name, path in self._data()))
@@ -142,7 +147,7 @@ class CachedSnapshot(Snapshot):
         for folder in (every, chosen):
             if folder.is_dir():
                 return folder
-        with _alone(chosen):
+        with alone(chosen):
             if not chosen.is_dir():
                 with whole_folder(chosen) as folder:
                     self._download(folder)
@@ -153,30 +158,9 @@ class CachedSnapshot(Snapshot):
         """Write the commit's wanted files into the empty `folder`: regular files, no links."""
 
 
-def cache_root() -> Path:
-    """ftx's cache: $FTX_CACHE, else $XDG_CACHE_HOME/ftx, else ~/.cache/ftx."""
-    own = os.environ.get("FTX_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ftx"
-
-
 def scrub(text: str, secret: str | None) -> str:
     """`text` without the secret, for messages made of what others printed."""
     return text.replace(secret, "***") if secret else text
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Keep other processes, as the ranks of one run, from downloading `target` meanwhile."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = (target.parent / f".{target.name}.lock").open("w")
-    except OSError as error:
-        raise StorageError(f"{target} could not be written: {error.strerror}") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _names(folder: Path) -> Iterator[str]:

@@ -30,9 +30,8 @@ def cached(key: Mapping[str, Any], make: Callable[[Path], None], whole: Callable
     Others wait for it. A folder that is not `whole` is made anew. Raises StorageError.
     """
     name = hash_text(json.dumps({"layout": LAYOUT, **key}, sort_keys=True, ensure_ascii=False))
-    root = cache_root() / "tokens"
-    folder = root / name
-    with _locked(root, name):
+    folder = cache_root() / "tokens" / name
+    with alone(folder):
         if not (folder.is_dir() and whole(folder)):
             with whole_folder(folder) as fresh:
                 make(fresh)
@@ -40,15 +39,17 @@ def cached(key: Mapping[str, Any], make: Callable[[Path], None], whole: Callable
 
 
 @contextmanager
-def _locked(root: Path, name: str) -> Iterator[None]:
-    """One process at a time; the lock falls with its process."""
+def alone(target: Path) -> Iterator[None]:
+    """Keep other processes, as the ranks of one run, from making `target` meanwhile; the lock falls with its process.
+
+    Raises StorageError.
+    """
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(root / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = (target.parent / f".{target.name}.lock").open("w")
     except OSError as error:
-        raise StorageError(f"the cache {root} cannot be used: {error.strerror}; name another with FTX_CACHE") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        why = f"{error.strerror}; name another place with FTX_CACHE"
+        raise StorageError(f"the cache {target.parent} cannot be used: {why}") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)

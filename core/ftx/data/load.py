@@ -47,11 +47,16 @@ class DataSet:
 
     def images_in(self, record: Record) -> Path:
         """The folder that the record's image paths start from."""
-        return self.image_folder or Path(record.file).parent
+        return self.image_folder or self.source.image_folder(record)
 
 
 def renamed(value: Any, columns: Mapping[str, str] | None) -> Any:
-    """`value` with only the mapped columns, each under its new name; unchanged without `columns`."""
+    """`value` with only the mapped columns, each under its new name; unchanged without `columns`.
+
+    Raises RowError when a column is missing, or the row was broken as it was read.
+    """
+    if isinstance(value, RowError):
+        raise value
     if columns is None:
         return value
     if not isinstance(value, dict):
@@ -90,7 +95,8 @@ def _detected(source: DataSource, registry: Registry, columns: Mapping[str, str]
         except RowError as error:
             wrong = wrong or error
     if wrong and not sample:
-        raise DataError(f"columns: {wrong.reason}; {wrong.remedy}")
+        first = next(source.records())
+        raise DataError(Reject(first.file, first.line, wrong.reason, wrong.remedy).sentence())
     found = detect(sample, registry)
     if found is None:
         raise DataError(_unknown_format(next(source.records()), registry))
