@@ -113,7 +113,8 @@ class _Array:
 
     def _skip_space(self) -> None:
         while True:
-            self._drop(len(self._held) - len(self._held.lstrip(SPACE)))
+            if self._held[:1] in SPACE:
+                self._drop(len(self._held) - len(self._held.lstrip(SPACE)))
             if self._held or not self._more():
                 return
 

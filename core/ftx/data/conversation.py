@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool", "text"]
@@ -47,7 +47,7 @@ class Conversation:
     """
 
     messages: tuple[Message, ...]
-    tools: tuple[Any, ...] = field(default=())
+    tools: tuple[Any, ...] = ()
 
     @staticmethod
     def of(messages: Sequence[Message], tools: Sequence[Any] = (), *, many_systems: bool = False) -> Conversation:

@@ -50,7 +50,7 @@ class Fitter:
         if conversation.messages[0].role == "text":
             return self._text(conversation.messages[0], row)
         if self.policy == "cut":
-            return Fitted([_cut(row or self.encode(self._readable(conversation)), self.limit)], truncated=True)
+            return Fitted([(row or self.encode(self._readable(conversation))).part(0, self.limit)], truncated=True)
         return self._split(conversation) if self.policy == "split" else self._truncate(conversation)
 
     def _readable(self, conversation: Conversation) -> Conversation:
@@ -67,14 +67,10 @@ class Fitter:
     def _text(self, message: Message, row: Encoded | None) -> Fitted:
         if self.policy != "split":
             whole = row or self.encode(self._readable(Conversation((message,))))
-            return Fitted([_cut(whole, self.limit)], truncated=True)
+            return Fitted([whole.part(0, self.limit)], truncated=True)
         parts = [row] if row else [self.encode(Conversation((part,))) for part in self._stretches(message)]
-        samples = [
-            Encoded(part.ids[at : at + self.limit], part.labels[at : at + self.limit])
-            for part in parts
-            for at in range(0, len(part.ids), self.limit)
-        ]
-        return Fitted([one for one in samples if len(one.ids) > 1], truncated=False)
+        samples = [part.part(at, at + self.limit) for part in parts for at in range(0, len(part.ids), self.limit)]
+        return Fitted(samples, truncated=False)
 
     def _stretches(self, message: Message) -> Iterator[Message]:
         """A huge text in readable parts, cut after a line where there is one; the last one ends as the text does."""
@@ -130,7 +126,3 @@ class Fitter:
 
 def _size(messages: tuple[Message, ...]) -> int:
     return sum(len(message.content) for message in messages)
-
-
-def _cut(row: Encoded, limit: int) -> Encoded:
-    return Encoded(row.ids[:limit], row.labels[:limit])

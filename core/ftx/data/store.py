@@ -58,10 +58,9 @@ class Writer:
 
     def add(self, row: Encoded) -> int:
         """Append a sample; gives the number of its labelled tokens, the first not counted, as nothing predicts it."""
-        learnt = bytes([label != IGNORE for label in row.labels])
-        count = learnt.count(1, 1)
+        count = row.learnt.count(1, 1)
         self._ids += row.ids
-        self._learnt += learnt
+        self._learnt += row.learnt
         self._at += len(row.ids)
         self._starts.append(self._at)
         self._labelled.append(count)

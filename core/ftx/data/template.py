@@ -36,10 +36,27 @@ class Piece:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids and labels of equal length; a label is its id or IGNORE (not shifted)."""
+    """Token ids, and for each a byte, 1 when it is learnt."""
 
     ids: list[int]
-    labels: list[int]
+    learnt: bytes
+
+    @property
+    def labels(self) -> list[int]:
+        """Of each token its id, or IGNORE when it is not learnt; not shifted."""
+        return [i if learnt else IGNORE for i, learnt in zip(self.ids, self.learnt, strict=True)]
+
+    def part(self, start: int, stop: int) -> Encoded:
+        """The tokens from `start` up to `stop`."""
+        return Encoded(self.ids[start:stop], self.learnt[start:stop])
+
+    def times_learnt(self, token: int) -> int:
+        """How often the token with that id is learnt."""
+        found, at = 0, -1
+        for _ in range(self.ids.count(token)):
+            at = self.ids.index(token, at + 1)
+            found += self.learnt[at]
+        return found
 
 
 class Template(ABC):
@@ -74,74 +91,19 @@ class Template(ABC):
 
     def encode(self, conversation: Conversation, tokenizer: Tokenizer, *, typed_specials: bool = False) -> Encoded:
         """Ids and labels of a whole training row. Raises RowError."""
-        (row,) = encode_rows([conversation], self, tokenizer, typed_specials=typed_specials)
+        from ftx.data.encode import Encoder
+
+        (row,) = Encoder(self, tokenizer, typed_specials=typed_specials).rows([conversation])
         if isinstance(row, RowError):
             raise row
         return row
 
     def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """Ids after which the assistant's next answer begins."""
-        asked = Conversation(tuple(messages))
-        units = list(_units(self.pieces(asked, answer_next=True), tokenizer, typed_specials=False))
-        return [i for text, ids, _ in units for i in (tokenizer.encode_text(text) if text else ids)]
+        from ftx.data.encode import units
 
-
-# A unit is tokenised in one go and labelled alike: (text, (), loss), or ("", ids, loss) when its ids are known.
-Unit = tuple[str, tuple[int, ...], bool]
-
-
-def encode_rows(
-    conversations: Iterable[Conversation], template: Template, tokenizer: Tokenizer, *, typed_specials: bool = False
-) -> list[Encoded | RowError]:
-    """Ids and labels of many rows, or what is wrong with each.
-
-    Neighbouring text is tokenised in one go as long as it is labelled alike, so that a question meets its template as
-    it will at inference; an answer begins on a token of its own. All texts go to the tokenizer in one batch, every
-    different one once.
-    """
-    rows: list[list[Unit] | RowError] = []
-    for conversation in conversations:
-        try:
-            rows.append(_row_units(conversation, template, tokenizer, typed_specials))
-        except RowError as error:
-            rows.append(error)
-    texts = {text for row in rows if isinstance(row, list) for text, _, _ in row if text}
-    ids = tokenizer.encode_texts(texts, specials=typed_specials)
-    return [row if isinstance(row, RowError) else _joined(row, ids) for row in rows]
-
-
-def _joined(row: list[Unit], known: dict[str, list[int]]) -> Encoded:
-    ids: list[int] = []
-    labels: list[int] = []
-    for text, fixed, loss in row:
-        new = known[text] if text else fixed
-        ids += new
-        labels += new if loss else [IGNORE] * len(new)
-    return Encoded(ids, labels)
-
-
-def _row_units(conversation: Conversation, template: Template, tokenizer: Tokenizer, typed: bool) -> list[Unit]:
-    for message in conversation.messages:
-        refuse_half_characters(message.content)
-    if conversation.messages[0].role == "text":
-        return list(_units(_text_pieces(conversation.messages[0]), tokenizer, typed))
-    return list(_units(template.pieces(conversation), tokenizer, typed))
-
-
-def refuse_half_characters(text: str) -> None:
-    """JSON can spell half of a surrogate pair, which is no character and has no tokens. Raises RowError."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(text[error.start]):04x}"
-        raise RowError(f"the text holds half a character ({half})", "write the row as whole UTF-8") from None
-
-
-def _text_pieces(message: Message) -> Iterator[Piece]:
-    yield Piece("", "bos")
-    yield from message_pieces(message, loss=True)
-    if message.ends:
-        yield Piece("", "eos", loss=True)
+        pieces = self.pieces(Conversation(tuple(messages)), answer_next=True)
+        return [i for text, ids, _ in units(pieces, tokenizer) for i in (tokenizer.encode_text(text) if text else ids)]
 
 
 def message_pieces(message: Message, *, loss: bool = False, fresh: bool = False) -> Iterator[Piece]:
@@ -153,40 +115,3 @@ def message_pieces(message: Message, *, loss: bool = False, fresh: bool = False)
         if i:
             yield Piece(message.images[i - 1], "image")
         yield Piece(text, "text", loss, fresh and not i)
-
-
-def _units(pieces: Iterable[Piece], tokenizer: Tokenizer, typed_specials: bool) -> Iterator[Unit]:
-    text, labelled = "", False
-    for piece in pieces:
-        if text and (piece.fresh or piece.loss != labelled):
-            yield text, (), labelled
-            text = ""
-        labelled = piece.loss
-        if piece.kind == "text" or (typed_specials and piece.kind == "frame"):
-            text += piece.text
-        elif piece.kind == "frame":
-            for part in tokenizer.split_specials(piece.text):
-                special = tokenizer.special(part)
-                if special is None:
-                    text += part
-                    continue
-                if text:
-                    yield text, (), labelled
-                    text = ""
-                yield "", (special,), labelled
-        else:
-            if text:
-                yield text, (), labelled
-                text = ""
-            yield "", _fixed(piece, tokenizer), labelled
-    if text:
-        yield text, (), labelled
-
-
-def _fixed(piece: Piece, tokenizer: Tokenizer) -> tuple[int, ...]:
-    if piece.kind == "image":
-        return (IMAGE_ID,)
-    if piece.kind == "eos":
-        return tuple(sorted(tokenizer.eos_ids))
-    bos = tokenizer.special(tokenizer.bos)
-    return () if bos is None else (bos,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ftx.atomic import hash_text
@@ -30,6 +31,7 @@ class Tokenizer:
         self._plain.no_padding()
         self._plain.no_truncation()
         self._found: dict[str, int] = {}
+        self._frames: dict[str, tuple[str | tuple[int, ...], ...]] = {}
         names = {t.content for t in hf.added_tokens_decoder.values() if t.special}
         ordered = sorted(names, key=len, reverse=True)
         self._specials = re.compile("(" + "|".join(map(re.escape, ordered)) + ")") if ordered else None
@@ -86,6 +88,13 @@ class Tokenizer:
             self._found[token] = int(self.hf.convert_tokens_to_ids(token))
         return self._found[token]
 
+    def parts(self, frame: str) -> tuple[str | tuple[int, ...], ...]:
+        """A template's own text cut at its special tokens, each of which stands as its id; kept, as frames recur."""
+        if frame not in self._frames:
+            cut = [(part, self.special(part)) for part in self.split_specials(frame)]
+            self._frames[frame] = tuple(part if special is None else (special,) for part, special in cut)
+        return self._frames[frame]
+
     def split_specials(self, text: str) -> list[str]:
         """`text` cut at its special tokens, which stand as elements of their own."""
         return [p for p in (self._specials.split(text) if self._specials else [text]) if p]
@@ -94,11 +103,12 @@ class Tokenizer:
         """The text of `ids`, special tokens included."""
         return str(self.hf.decode(list(ids)))
 
-    @property
+    @cached_property
     def longest_token(self) -> int:
         """Characters of the longest word of the vocabulary: no token stands for more of a text."""
         return max(map(len, self.hf.get_vocab()), default=1)
 
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 of all that decides how text becomes ids."""
         return hash_text(self._plain.to_str() + self.bos + repr(sorted(self.eos_ids)))
