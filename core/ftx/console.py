@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.progress import Progress, TaskID
+    from rich.text import Text
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -64,6 +65,14 @@ class Console:
             table.add_row(*(Text(cell) for cell in row))
         if not self.quiet:
             RichConsole(highlight=False).print(table)
+
+    def rendered(self, text: Text, title: str) -> None:
+        """Styled text in a frame, on stdout."""
+        from rich.console import Console as RichConsole
+        from rich.panel import Panel
+
+        if not self.quiet:
+            RichConsole(highlight=False).print(Panel(text, title=title, title_align="left"))
 
     def warn(self, text: str) -> None:
         if self.json_lines:

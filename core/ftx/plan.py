@@ -17,10 +17,10 @@ from ftx.data.choose import check_template_name, choose_template
 from ftx.data.feed import Feed, Samples, make_feed
 from ftx.data.load import DataSet, Preparation, Prepared, open_set, prepare, refuse_rejects
 from ftx.data.mix import Share, epoch_samples
-from ftx.data.named import system_texts
+from ftx.data.named import system_text
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
-from ftx.errors import FtxError, ModelError, RecipeError, did_you_mean
+from ftx.errors import FtxError, ModelError, RecipeError
 from ftx.recipe import Recipe, SetRecipe, Written, sentence
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
         out=Path(recipe.out or f"runs/{_stem(recipe)}-{method.name}"),
         base=base,
         stop_ids=stop_ids,
-        notes=list(facts.notes),
+        notes=[*facts.notes, *_template_note(recipe.template, tokenizer)],
     )
     if refused := registry.check_plan(plan):
         raise RecipeError(*refused)
@@ -248,6 +248,12 @@ def _template(name: str, tokenizer: Tokenizer | None, family: ModelFamily | None
     if unfit := template.check(tokenizer):
         raise RecipeError(*unfit)
     return template
+
+
+def _template_note(name: str, tokenizer: Tokenizer) -> list[str]:
+    if name in ("auto", "tokenizer") or not tokenizer.chat_template:
+        return []
+    return [f"template '{name}' takes the place of the tokenizer's own; it travels with the result and is used in chat"]
 
 
 def _device_missing(recipe: Recipe) -> list[str]:
@@ -365,17 +371,8 @@ def _open(entry: SetRecipe, registry: Registry) -> DataSet:
     options = entry.source_options()
     source: DataSource = configured(registry.source(options["name"]), options, "data.source")
     images = Path(entry.image_folder) if entry.image_folder else None
-    return open_set(source, entry.format, _system(entry), registry, entry.columns, images)
-
-
-def _system(entry: SetRecipe) -> str | None:
-    if entry.system_template is None:
-        return entry.system
-    known = system_texts()
-    if entry.system_template not in known:
-        wrong = entry.system_template
-        raise RecipeError(f"system_template: '{wrong}' is not known; {did_you_mean(wrong, known)}")
-    return known[entry.system_template]
+    system = system_text(entry.system_template) if entry.system_template else entry.system
+    return open_set(source, entry.format, system, registry, entry.columns, images)
 
 
 def _feed(recipe: Recipe, prepared: Prepared) -> Feed:

@@ -27,9 +27,12 @@ class _Section(BaseModel):
 
 
 class SetRecipe(_Section):
-    """One data set: a local `path`, or a `source` part with its options."""
+    """One data set: a `path`, or a `source` part with its options."""
 
-    path: str | None = Field(None, description="a local file; short for source: {name: files, path: ...}")
+    path: str | None = Field(
+        None,
+        description="a file, folder or pattern, - for standard input, or a hub's repository as hub:owner/name@revision",
+    )
     source: dict[str, Any] | None = Field(None, description="a source by name, with its options")
     format: str = Field("auto", description="a format by name; auto finds it from the first rows")
     system: str | None = Field(None, description="system message for the rows that have none")
@@ -54,7 +57,20 @@ class SetRecipe(_Section):
 
     def source_options(self) -> dict[str, Any]:
         """The source's name and options."""
-        return self.source if self.source is not None else {"name": "files", "path": self.path}
+        if self.source is not None:
+            return self.source
+        return source_of(str(self.path))
+
+
+HUB_PATH = re.compile(r"([a-z][a-z0-9_]+):([^/@:][^@:]*)(?:@([^@]+))?")
+
+
+def source_of(path: str) -> dict[str, Any]:
+    """Name and options of the source that a path stands for."""
+    hub = HUB_PATH.fullmatch(path)
+    if hub and not Path(path).exists():
+        return {"name": hub[1], "repo": hub[2], **({"revision": hub[3]} if hub[3] else {})}
+    return {"name": "files", "path": path}
 
 
 class DataRecipe(_Section):

@@ -15,7 +15,7 @@ from ftx.data.conversation import Message
 from ftx.data.jinja import JinjaTemplate
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
-from ftx.errors import ModelError
+from ftx.errors import ModelError, RecipeError
 from ftx.export.merge import adapter_base
 from ftx.plan import find_family, generation_eos
 from ftx.train.fit import arithmetic
@@ -123,16 +123,25 @@ class _Stream:
 
 
 def open_talk(
-    path: Path, registry: Registry, *, base: Path | None = None, template: str = "auto", device: str = "auto"
+    path: Path,
+    registry: Registry,
+    *,
+    base: Path | None = None,
+    template: str = "auto",
+    other_template: bool = False,
+    device: str = "auto",
 ) -> Talk:
     """Load whatever `path` is: a model folder, a sealed artefact, a run's folder, or a peft adapter.
 
-    An artefact's own template is used unless another is named. Raises ModelError, VerificationError.
+    An artefact is asked with the template it was trained with; `other_template` allows another. Raises ModelError,
+    VerificationError, and RecipeError for a template that it was not trained with.
     """
     if not path.is_dir():
         raise ModelError(f"{path} does not exist or is no folder")
     artifact = Artifact.find(path)
     folder = artifact.folder if artifact else path
+    if artifact and not other_template:
+        _refuse_other_template(artifact, template)
     adapter = (folder / "adapter_config.json").is_file()
     model_folder = (base or adapter_base(folder)) if adapter else folder
     if adapter and artifact and weights_fingerprint(model_folder) != artifact.manifest["base"]["fingerprint"]:
@@ -144,6 +153,15 @@ def open_talk(
     eos = generation_eos(folder) | generation_eos(model_folder)
     chosen = _template(folder, template, tokenizer, family)
     return Talk(model, tokenizer, chosen, sorted(set(chosen.stop_ids(tokenizer)) | eos))
+
+
+def _refuse_other_template(artifact: Artifact, wanted: str) -> None:
+    trained = str(artifact.plan["template"]["name"])
+    if wanted not in ("auto", trained):
+        raise RecipeError(
+            f"--template: {artifact.folder} was trained with template '{trained}' and has not learnt to stop with "
+            f"'{wanted}'; leave --template out, or add --other-template to try it all the same"
+        )
 
 
 def _load(family: ModelFamily, folder: Path, adapter: Path | None, device: str) -> PreTrainedModel:

@@ -22,23 +22,43 @@ class InternLM2Config(LlamaConfig):  # type: ignore[misc]
 
 
 class InternLM2RotaryEmbedding(LlamaRotaryEmbedding):  # type: ignore[misc]
-    """Rope whose dynamic scaling depends on this forward's longest position alone.
+    """Rope whose dynamic scaling depends on a sequence's own length alone.
 
-    The official code keeps the base it once enlarged for a long row, so that a short row afterwards gives
-    other logits than before; transformers' Llama keeps it too until a row fits the trained length. Ours keeps
+    Sequences are told apart by positions that begin anew, as in packed and padded rows. The official code keeps the
+    base it once enlarged for a long row, so that a short row afterwards gives other logits than before; transformers'
+    Llama keeps it too until a row fits the trained length. Ours keeps
     nothing: a row's result never depends on what the model saw earlier, so training is reproducible, resumable
     and free of the order of rows. With a KV cache each key stays rotated as it was, as in the official code.
     """
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        inv_freq = self.inv_freq
-        if self.rope_type == "dynamic":
-            length = torch.clamp(position_ids.max() + 1, min=self.config.max_position_embeddings)
-            inv_freq, _ = ROPE_INIT_FUNCTIONS["dynamic"](self.config, x.device, seq_len=length)
-        freqs = position_ids[..., None].float() * inv_freq.to(device=x.device, dtype=torch.float)
+        freqs = position_ids[..., None].float() * self._frequencies(x, position_ids)
         emb = torch.cat((freqs, freqs), dim=-1)
         return emb.cos().to(x.dtype), emb.sin().to(x.dtype)
+
+    def _frequencies(self, x: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Float32 [dims / 2], or [rows, tokens, dims / 2] where sequences of different lengths need different ones."""
+        if self.rope_type != "dynamic":
+            fixed: torch.Tensor = self.inv_freq.to(device=x.device, dtype=torch.float)
+            return fixed
+        lengths = sequence_lengths(position_ids).clamp(min=self.config.max_position_embeddings)
+        different, place = torch.unique(lengths, return_inverse=True)
+        made = [ROPE_INIT_FUNCTIONS["dynamic"](self.config, x.device, seq_len=length)[0] for length in different]
+        table = torch.stack(made).to(device=x.device, dtype=torch.float)
+        chosen: torch.Tensor = table[0] if len(made) == 1 else table[place]
+        return chosen
+
+
+def sequence_lengths(position_ids: torch.Tensor) -> torch.Tensor:
+    """For each token, int64 [rows, tokens], the length of its sequence: the largest position in it and one more."""
+    rows, tokens = position_ids.shape
+    begins = torch.ones_like(position_ids, dtype=torch.bool)
+    begins[:, 1:] = position_ids.diff(dim=-1) != 1
+    number = begins.flatten().cumsum(0) - 1
+    longest = torch.zeros(rows * tokens, dtype=position_ids.dtype, device=position_ids.device)
+    longest.scatter_reduce_(0, number, position_ids.flatten(), "amax")
+    return (longest[number] + 1).view(rows, tokens)
 
 
 class InternLM2ForCausalLM(LlamaForCausalLM):  # type: ignore[misc]

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--once", metavar="QUESTION", help="Ask one question, print the answer, end.")
 @click.option("--system", help="System message.")
+@click.option("--system-template", metavar="NAME", help="System message by the name of one of XTuner's.")
 @click.option("--base", type=click.Path(path_type=Path), help="The base of an adapter, when it has moved.")
 @click.option("--template", default="auto", help="Template; default: the one the model was trained with.")
+@click.option("--other-template", is_flag=True, help="Allow a template that the model was not trained with.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=512, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: greedy.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
@@ -32,8 +34,10 @@ def chat(
     path: Path,
     once: str | None,
     system: str | None,
+    system_template: str | None,
     base: Path | None,
     template: str,
+    other_template: bool,
     max_new_tokens: int,
     temperature: float,
     top_p: float,
@@ -44,11 +48,12 @@ def chat(
 
     Questions may come through a pipe, one a line; answers go to stdout alone.
     """
+    from ftx.data.named import system_text
     from ftx.talk import Sampling, open_talk
 
     console = Console(json_lines=json_lines)
-    talk = open_talk(path, registry, base=base, template=template)
-    talk.system = system
+    talk = open_talk(path, registry, base=base, template=template, other_template=other_template)
+    talk.system = system_text(system_template) if system_template else system
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     if once is not None:
         _answer(talk, once, sampling, console)

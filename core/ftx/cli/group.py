@@ -13,6 +13,7 @@ from ftx.plugins import Registry, load_registry
 COMMANDS = {
     "train": ("ftx.cli.train:train", "Tune a model as a recipe and flags say."),
     "plan": ("ftx.cli.plan:plan", "Print what train would do, without doing it."),
+    "data": ("ftx.cli.data:data", "Look into data sets, convert, split and make them."),
     "merge": ("ftx.cli.merge:merge", "Merge an adapter into its base and check the result."),
     "chat": ("ftx.cli.chat:chat", "Talk with a base, an adapter or a merged model."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),

@@ -45,7 +45,8 @@ def recipe_options(command: F) -> F:
     return click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")(command)
 
 
-def _columns(text: str | None) -> dict[str, str] | None:
+def columns_option(text: str | None) -> dict[str, str] | None:
+    """The mapping that --columns writes. Raises RecipeError."""
     if text is None:
         return None
     pairs = [part.partition("=") for part in text.split(",")]
@@ -59,7 +60,7 @@ def written_recipe(recipe: Path | None, family: str | None, data: tuple[str, ...
     settings: dict[str, tuple[Any, str]] = {}
     if family:
         settings["family"] = (family, "--plugin")
-    for_data = {"system": given["system"], "columns": _columns(given["columns"])}
+    for_data = {"system": given["system"], "columns": columns_option(given["columns"])}
     for_data = {key: value for key, value in for_data.items() if value is not None}
     if data:
         settings["data.sets"] = ([{"path": path, **for_data} for path in data], "--data")

@@ -347,15 +347,15 @@ def _reject(rejects: TextIO, ledger: Ledger, reject: Reject) -> None:
     rejects.write(json.dumps(vars(reject), ensure_ascii=True) + "\n")
 
 
-def refuse_rejects(ledger: Ledger, allowed: int) -> None:
-    """Raise DataError when more rows were rejected than allowed, or none is left."""
+def refuse_rejects(ledger: Ledger, allowed: int, flag: str = "--set data.max_rejected=") -> None:
+    """Raise DataError when more rows were rejected than allowed with `flag`, or none is left."""
     if ledger.rejected <= allowed and ledger.trained:
         return
     more = ledger.rejected - SHOWN
     tail = [f"... and {more} more rows"] if more > 0 else []
     summary = (
         f"{ledger.rejected} of {ledger.read} rows cannot be trained on and data.max_rejected is {allowed}: "
-        f"mend them, or allow so many with --set data.max_rejected={ledger.rejected}"
+        f"mend them, or allow so many with {flag}{ledger.rejected}"
         if ledger.trained
         else f"none of the {ledger.read} rows can be trained on"
     )

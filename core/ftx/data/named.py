@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftx.data.conversation import Conversation, Message, RowError
 from ftx.data.template import Piece, Template, message_pieces
+from ftx.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from ftx.data.tokens import Tokenizer
@@ -133,3 +134,11 @@ def system_texts() -> dict[str, str]:
     """XTuner's system texts by name."""
     found: dict[str, str] = _data()["systems"]
     return found
+
+
+def system_text(name: str) -> str:
+    """One of XTuner's system texts. Raises RecipeError for an unknown name."""
+    known = system_texts()
+    if name not in known:
+        raise RecipeError(f"system_template: '{name}' is not known; {did_you_mean(name, known)}")
+    return known[name]
