@@ -38,7 +38,7 @@ def test_mapped_rows_say_what_the_sheet_says(ftx: Any, tiny: Path, corpus: Path)
     registry = load_registry("none")
     opened = open_set(Files(path=str(corpus)), "auto", COACH, registry, {"input": "q", "output": "a"})
     record = next(opened.source.records())
-    conversation = opened.conversation(record)
+    conversation = opened.conversations(record)[0]
     assert [m.content for m in conversation.messages] == [COACH, "我压力很大 0", "休息一下 0"]
 
 

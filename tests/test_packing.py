@@ -12,13 +12,20 @@ import pytest
 import torch
 
 from conftest import FIXTURES, chat, write_rows
+from ftx import Conversation
 from ftx.data.collate import collate
+from ftx.data.encode import Encoder
 from ftx.data.feed import Samples, make_feed
 from ftx.data.mix import Share, epoch_samples
+from ftx.data.named import named_templates
 from ftx.data.pack import best_fit, fill, strung, xtuner_rows
+from ftx.data.template import Encoded
 from ftx.plan import Plan
 from ftx.run import losses
 from ftx.train.fit import fit
+from ftx_internlm2.family import InternLM2
+from ftx_sources.files import Files
+from ftx_sources.oasst import OasstTree, answered_ways
 from test_train import plan_for
 
 DYNAMIC = FIXTURES / "golden" / "internlm2_dynamic"
@@ -40,6 +47,17 @@ def test_every_sample_stands_in_one_row_and_no_row_overflows(seed: int) -> None:
 def test_rows_are_nearly_full() -> None:
     lengths = log_normal(50_000)
     assert fill(lengths, best_fit(lengths, 4096), 4096) > 0.999
+
+
+def test_the_leaves_of_real_trees_fill_their_rows() -> None:
+    """15 Open-Assistant trees have 79 leaves; the 71 conversations that differ are fewer tokens than fill 5 rows."""
+    tokenizer = InternLM2().tokenizer(FIXTURES / "data" / "internlm2_tokenizer")
+    encoder = Encoder(named_templates()["internlm2_chat"], tokenizer)
+    trees = [r.value for r in Files(path=str(FIXTURES / "data" / "oasst_samples" / "en_tree_15.jsonl")).records()]
+    ways = [Conversation.of(way) for tree in trees for way in answered_ways(tree)]
+    lengths = [len(row.ids) for row in encoder.rows(ways) if isinstance(row, Encoded)]
+    assert (len(lengths), sum(len(OasstTree().parse_all(tree)) for tree in trees)) == (79, 71)
+    assert fill(lengths, best_fit(lengths, 4096), 4096) >= 0.99
 
 
 def test_the_result_depends_on_lengths_and_seed_alone() -> None:

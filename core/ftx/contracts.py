@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -94,6 +94,10 @@ class DataFormat(Part, ABC):
     @abstractmethod
     def parse(self, value: Any) -> Conversation:
         """The conversation in `value`. Raises `ftx.data.conversation.RowError` with reason and remedy."""
+
+    def parse_all(self, value: Any) -> Sequence[Conversation]:
+        """All conversations in `value`, for formats whose rows hold several. Raises RowError."""
+        return [self.parse(value)]
 
     def unparse(self, conversation: Conversation) -> Any:
         """The conversation as a row of this format. Raises RowError when the format cannot hold or write it."""

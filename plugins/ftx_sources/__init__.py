@@ -21,6 +21,7 @@ def ftx_data_sources() -> Iterable[type[DataSource]]:
 def ftx_data_formats() -> Iterable[type[DataFormat]]:
     from ftx_sources import formats
     from ftx_sources.moss import Moss
+    from ftx_sources.oasst import OasstTree
     from ftx_sources.xtuner_rows import REPLAYS
 
     return [
@@ -30,6 +31,7 @@ def ftx_data_formats() -> Iterable[type[DataFormat]]:
         formats.Llava,
         formats.ShareGPT,
         Moss,
+        OasstTree,
         formats.Alpaca,
         formats.InputOutput,
         formats.PromptCompletion,

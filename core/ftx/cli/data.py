@@ -150,7 +150,7 @@ def show(registry: Registry, /, source: str, json_lines: bool, model: str | None
         raise DataError(f"{source} has fewer than {number} rows")
     how = prepared(registry, model, options) if model else None
     try:
-        conversation = one.conversation(record)
+        conversation = one.conversations(record)[0]
         parts = stretches(how.encode(conversation), how.tokenizer) if how else []
     except RowError as error:
         raise DataError(Reject(record.file, record.line, error.reason, error.remedy).sentence()) from None

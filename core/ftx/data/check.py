@@ -88,17 +88,18 @@ def check(one: DataSet, *, length: Callable[[Conversation], int], unit: str, max
     seen: set[bytes] = set()
     for record in one.source.records():
         try:
-            conversation = one.conversation(record)
-            for name in conversation.images:
+            conversations = one.conversations(record)
+            for name in (name for conversation in conversations for name in conversation.images):
                 check_image(one.images_in(record), name)
-            measured = length(conversation)
+            measured = [length(conversation) for conversation in conversations]
         except RowError as error:
             report.ledger.reject(Reject(record.file, record.line, error.reason, error.remedy))
             report.reasons[error.reason] += 1
             continue
         report.ledger.kept += 1
-        report.over += max_length is not None and measured > max_length
-        _note(report, conversation, measured, record, seen)
+        for conversation, tokens in zip(conversations, measured, strict=True):
+            report.over += max_length is not None and tokens > max_length
+            _note(report, conversation, tokens, record, seen)
     return report
 
 

@@ -69,7 +69,8 @@ def convert(one: DataSet, to: DataFormat, out: Path, max_rejected: int) -> Ledge
     with rows_file(out) as rows:
         for record in one.source.records():
             try:
-                rows.add(to.unparse(one.conversation(record)))
+                for row in [to.unparse(conversation) for conversation in one.conversations(record)]:
+                    rows.add(row)
                 ledger.kept += 1
             except RowError as error:
                 ledger.reject(Reject(record.file, record.line, error.reason, error.remedy))
@@ -87,7 +88,7 @@ def split(one: DataSet, train: Path, test: Path, share: float, seed: int, max_re
     with rows_file(train) as kept, rows_file(test) as held:
         for record in one.source.records():
             try:
-                mark = question_fingerprint(one.conversation(record))
+                mark = question_fingerprint(one.conversations(record)[0])
                 ledger.kept += 1
             except RowError as error:
                 ledger.reject(Reject(record.file, record.line, error.reason, error.remedy))

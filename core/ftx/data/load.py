@@ -45,9 +45,10 @@ class DataSet:
     columns: Mapping[str, str] | None = None
     image_folder: Path | None = None
 
-    def conversation(self, record: Record) -> Conversation:
-        """The record's conversation, with the set's system message. Raises RowError."""
-        return self.format.parse(renamed(record.value, self.columns)).with_system(self.system)
+    def conversations(self, record: Record) -> list[Conversation]:
+        """The record's conversations, nearly always one, with the set's system message. Raises RowError."""
+        value = renamed(record.value, self.columns)
+        return [found.with_system(self.system) for found in self.format.parse_all(value)]
 
     def images_in(self, record: Record) -> Path:
         """The folder that the record's image paths start from."""
@@ -273,36 +274,40 @@ def _few_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-# a conversation with its tokens, None when it is too long to read; or what is wrong with it
-Outcome = tuple[Conversation, Encoded | None] | RowError
+# a row's conversations with their tokens, None for one too long to read; or what is wrong with the row
+Outcome = list[tuple[Conversation, Encoded | None]] | RowError
 
 
 def _outcomes(one: DataSet, records: list[Record], how: Preparation, fitter: Fitter) -> list[Outcome]:
     read = [_read(one, record, how) for record in records]
-    short = [c for c in read if isinstance(c, Conversation) and not fitter.too_long_to_read(c)]
+    short = [c for row in read if isinstance(row, list) for c in row if not fitter.too_long_to_read(c)]
     encoded = iter(how.encoder.rows(short))
-    outcomes: list[Outcome] = []
-    for found in read:
-        if isinstance(found, RowError):
-            outcomes.append(found)
-        elif fitter.too_long_to_read(found):
-            outcomes.append((found, None))
-        else:
-            row = next(encoded)
-            outcomes.append(row if isinstance(row, RowError) else (found, _proven(found, row, how)))
-    return outcomes
+    return [row if isinstance(row, RowError) else _outcome(row, encoded, how, fitter) for row in read]
 
 
-def _read(one: DataSet, record: Record, how: Preparation) -> Conversation | RowError:
+def _outcome(
+    row: list[Conversation], encoded: Iterator[Encoded | RowError], how: Preparation, fitter: Fitter
+) -> Outcome:
+    """The row with its tokens, which are taken from `encoded` in order, also where one of them is an error."""
+    taken = [None if fitter.too_long_to_read(conversation) else next(encoded) for conversation in row]
+    for tokens in taken:
+        if isinstance(tokens, RowError):
+            return tokens
+    pairs = [(c, tokens) for c, tokens in zip(row, taken, strict=True) if not isinstance(tokens, RowError)]
+    return [(c, tokens and _proven(c, tokens, how)) for c, tokens in pairs]
+
+
+def _read(one: DataSet, record: Record, how: Preparation) -> list[Conversation] | RowError:
     try:
-        conversation = one.conversation(record)
-        if conversation.images and not how.reads_images:
+        conversations = one.conversations(record)
+        images = [name for conversation in conversations for name in conversation.images]
+        if images and not how.reads_images:
             raise RowError("the row has an image, which this model family does not read", "remove it or its image")
-        for name in conversation.images:
+        for name in images:
             check_image(one.images_in(record), name)
     except RowError as error:
         return error
-    return conversation
+    return conversations
 
 
 def _proven(conversation: Conversation, row: Encoded, how: Preparation) -> Encoded:
@@ -321,19 +326,19 @@ def _proven(conversation: Conversation, row: Encoded, how: Preparation) -> Encod
 def _write(writer: Writer, ledger: Ledger, fitter: Fitter, outcome: Outcome) -> None:
     if isinstance(outcome, RowError):
         raise outcome
-    conversation, row = outcome
-    fitted = fitter.fit(conversation, row)
-    learnt = [one for one in fitted.samples if one.learnt.find(1, 1) > 0]
+    fitted = [fitter.fit(conversation, row) for conversation, row in outcome]
+    truncated = any(one.truncated for one in fitted)
+    learnt = [sample for one in fitted for sample in one.samples if sample.learnt.find(1, 1) > 0]
     if not learnt:
-        raise RowError(*_nothing_to_learn(fitted.truncated, fitter.limit))
+        raise RowError(*_nothing_to_learn(truncated, fitter.limit))
     for one in learnt:
         ledger.labelled += writer.add(one)
         ledger.tokens += len(one.ids)
         ledger.longest = max(ledger.longest, len(one.ids))
     ledger.samples += len(learnt)
-    ledger.answers += conversation.learnt_turns
-    ledger.truncated += fitted.truncated
-    ledger.kept += not fitted.truncated
+    ledger.answers += sum(conversation.learnt_turns for conversation, _ in outcome)
+    ledger.truncated += truncated
+    ledger.kept += not truncated
 
 
 def _nothing_to_learn(too_long: bool, limit: int) -> tuple[str, str]:
