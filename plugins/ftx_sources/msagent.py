@@ -56,7 +56,7 @@ def _dialogue(row: Any) -> list[Any]:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise RowError("'conversations' is text that is no list", "write 'conversations' as a list") from None
     if not isinstance(value, list):
         raise RowError("'conversations' is no list", "write 'conversations' as a list of turns")
