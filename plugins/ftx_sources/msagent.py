@@ -11,7 +11,7 @@ from typing import Any
 from ftx import RowError
 from ftx_sources.fields import text
 
-THINK = re.compile(r"(.*?)(<\|startofthink\|>)(.*?)(<\|endofthink\|>)", re.DOTALL)
+THINK_MARK, THINK_END = "<|startofthink|>", "<|endofthink|>"
 EXEC_MARK = "<|startofexec|>"
 EXEC = re.compile(r"(<\|startofexec\|>)(.*?)(<\|endofexec\|>)(.*?)$", re.DOTALL)
 FINAL = "Final Answer:"
@@ -94,7 +94,7 @@ def _answer(said: str, system: str, question: str) -> list[dict[str, Any]]:
     if len(after) > 1:
         raise _Dropped
     try:
-        thought, count = THINK.subn(_thought, before)
+        thought, count = _thoughts(before)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _Dropped from None
     output = f"{thought}\n" if count else f"{FINAL}{thought}\n"
@@ -117,9 +117,20 @@ def _bare(fenced: str) -> Any:
     return json.loads(fenced.replace("```JSON", "").replace("```", "").replace("\n", ""))
 
 
-def _thought(match: re.Match[str]) -> str:
-    called = _bare(match[3])
-    thought = f"Thought:{match[1].strip()}\n" if match[1].strip() else ""
+def _thoughts(said: str) -> tuple[str, int]:
+    """The text with each thought written as ReAct, and their number."""
+    written: list[str] = []
+    at = 0
+    # Found, not matched by a pattern, which would try every place of a long text anew.
+    while (start := said.find(THINK_MARK, at)) != -1 and (end := said.find(THINK_END, start)) != -1:
+        written.append(_thought(said[at:start], said[start + len(THINK_MARK) : end]))
+        at = end + len(THINK_END)
+    return "".join(written) + said[at:], len(written)
+
+
+def _thought(before: str, call: str) -> str:
+    called = _bare(call)
+    thought = f"Thought:{before.strip()}\n" if before.strip() else ""
     return f"{thought}Action:{called['api_name']}\nAction Input:{called['parameters']}\n"
 
 
