@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ftx.data.conversation import Conversation, Message, RowError
+from ftx.data.encode import refuse_strange_characters
 from ftx.data.template import Piece, Template, message_pieces
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def _marked(index: int, message: Message, tokenizer: Tokenizer) -> dict[str, Any
 def _spoken(value: list[Any], tokenizer: Tokenizer) -> list[Any]:
     """Tools and calls are written by the template itself, so a special token inside them would become one."""
     for text in _strings(value):
+        refuse_strange_characters(text)
         if any(tokenizer.special(part) is not None for part in tokenizer.split_specials(text)):
             raise RowError(f"a tool or call holds a special token ({text[:40]!r})", "write it without the token")
     return value
