@@ -72,7 +72,11 @@ def _system(said: str) -> str:
             tools[tool["name"]] += f"\n输入参数: {given}"
         except (KeyError, IndexError, TypeError):
             continue  # a tool without described parameters is listed by its description alone
-    return f"{SYSTEM_HEAD}{tools}\n" + SYSTEM_TAIL.replace("{names}", str(list(tools)))
+    try:
+        described = str(tools)
+    except RecursionError:
+        raise RowError("a tool's description is nested too deeply", "write it as text") from None
+    return f"{SYSTEM_HEAD}{described}\n" + SYSTEM_TAIL.replace("{names}", str(list(tools)))
 
 
 def _json_objects(said: str) -> Iterator[dict[str, Any]]:

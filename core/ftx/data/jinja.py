@@ -142,6 +142,8 @@ class JinjaTemplate(Template):
                     messages, tools, chat_template=self._source, tokenize=False, add_generation_prompt=answer_next
                 )
             )
+        except RecursionError:
+            raise RowError("a tool or call is nested too deeply", "write it flatter") from None
         # A template is a program, whose mistakes surface as Python's own errors.
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise RowError(f"the chat template refuses the row: {error}", "change the row or the template") from None
@@ -179,12 +181,13 @@ def _spoken(value: list[Any], tokenizer: Tokenizer) -> list[Any]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _strings(key)
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
+    """All texts in JSON values, however deep: a call for each level would exceed Python's own."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list | tuple):
+            waiting += one
