@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 BARS = "▁▂▃▄▅▆▇█"
+# What a sentence may quote from data, and no terminal should get: control characters and halves of characters.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def _visible(text: str) -> str:
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    """One line of JSON; half a character, which UTF-8 cannot hold, stands as JSON's escape for it."""
+    print(json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)
 
 
 class Console:
@@ -37,7 +49,7 @@ class Console:
     def event(self, event: Mapping[str, Any]) -> None:
         """One event: to stdout as JSON, or to the progress bar and the screen."""
         if self.json_lines:
-            print(json.dumps(event, ensure_ascii=False), flush=True)
+            _print_json(event)
         elif not self.quiet:
             show = getattr(self, f"_show_{event['event']}", None)
             if show:
@@ -76,16 +88,15 @@ class Console:
 
     def warn(self, text: str) -> None:
         if self.json_lines:
-            print(json.dumps({"event": "warning", "message": text}, ensure_ascii=False), flush=True)
+            _print_json({"event": "warning", "message": text})
         self.rich.print(f"warning: {text}", style="yellow", markup=False)
 
     def error(self, kind: str, code: int, problems: Sequence[str]) -> None:
         """Why the command ends, one sentence a line on stderr."""
         if self.json_lines:
-            fields = {"event": "error", "kind": kind, "code": code, "problems": list(problems)}
-            print(json.dumps(fields, ensure_ascii=False), flush=True)
+            _print_json({"event": "error", "kind": kind, "code": code, "problems": list(problems)})
         for problem in problems:
-            print(f"ftx: {problem}", file=sys.stderr)
+            print(f"ftx: {_visible(problem)}", file=sys.stderr)
 
     def close(self) -> None:
         """Take the progress bar off the screen."""

@@ -47,7 +47,8 @@ def flag(row: Any, key: str, default: bool = True) -> bool:
     """A field that is true or false. Raises RowError."""
     value = row.get(key, default)
     if not isinstance(value, bool):
-        raise RowError(f"'{key}' is {value!r:.40}, not true or false", "write it as a JSON boolean")
+        shown = type(value).__name__ if isinstance(value, dict | list) else f"{value!r:.40}"
+        raise RowError(f"'{key}' is {shown}, not true or false", "write it as a JSON boolean")
     return value
 
 

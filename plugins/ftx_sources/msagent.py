@@ -11,7 +11,7 @@ from typing import Any
 from ftx import RowError
 from ftx_sources.fields import text
 
-THINK = re.compile(r"(.*?)(<\|startofthink\|>)(.*?)(<\|endofthink\|>)", re.DOTALL)
+THINK_MARK, THINK_END = "<|startofthink|>", "<|endofthink|>"
 EXEC_MARK = "<|startofexec|>"
 EXEC = re.compile(r"(<\|startofexec\|>)(.*?)(<\|endofexec\|>)(.*?)$", re.DOTALL)
 FINAL = "Final Answer:"
@@ -56,7 +56,7 @@ def _dialogue(row: Any) -> list[Any]:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise RowError("'conversations' is text that is no list", "write 'conversations' as a list") from None
     if not isinstance(value, list):
         raise RowError("'conversations' is no list", "write 'conversations' as a list of turns")
@@ -72,7 +72,11 @@ def _system(said: str) -> str:
             tools[tool["name"]] += f"\n输入参数: {given}"
         except (KeyError, IndexError, TypeError):
             continue  # a tool without described parameters is listed by its description alone
-    return f"{SYSTEM_HEAD}{tools}\n" + SYSTEM_TAIL.replace("{names}", str(list(tools)))
+    try:
+        described = str(tools)
+    except RecursionError:
+        raise RowError("a tool's description is nested too deeply", "write it as text") from None
+    return f"{SYSTEM_HEAD}{described}\n" + SYSTEM_TAIL.replace("{names}", str(list(tools)))
 
 
 def _json_objects(said: str) -> Iterator[dict[str, Any]]:
@@ -94,7 +98,7 @@ def _answer(said: str, system: str, question: str) -> list[dict[str, Any]]:
     if len(after) > 1:
         raise _Dropped
     try:
-        thought, count = THINK.subn(_thought, before)
+        thought, count = _thoughts(before)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _Dropped from None
     output = f"{thought}\n" if count else f"{FINAL}{thought}\n"
@@ -117,9 +121,20 @@ def _bare(fenced: str) -> Any:
     return json.loads(fenced.replace("```JSON", "").replace("```", "").replace("\n", ""))
 
 
-def _thought(match: re.Match[str]) -> str:
-    called = _bare(match[3])
-    thought = f"Thought:{match[1].strip()}\n" if match[1].strip() else ""
+def _thoughts(said: str) -> tuple[str, int]:
+    """The text with each thought written as ReAct, and their number."""
+    written: list[str] = []
+    at = 0
+    # Found, not matched by a pattern, which would try every place of a long text anew.
+    while (start := said.find(THINK_MARK, at)) != -1 and (end := said.find(THINK_END, start)) != -1:
+        written.append(_thought(said[at:start], said[start + len(THINK_MARK) : end]))
+        at = end + len(THINK_END)
+    return "".join(written) + said[at:], len(written)
+
+
+def _thought(before: str, call: str) -> str:
+    called = _bare(call)
+    thought = f"Thought:{before.strip()}\n" if before.strip() else ""
     return f"{thought}Action:{called['api_name']}\nAction Input:{called['parameters']}\n"
 
 

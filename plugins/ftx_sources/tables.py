@@ -21,12 +21,23 @@ def parquet_rows(file: DataFile) -> Rows:
     number = 0
     try:
         with parquet.ParquetFile(file.path) as opened:
+            refuse_twins(file, opened.schema_arrow.names)
             for batch in opened.iter_batches(batch_size=1024):
-                for value in batch.to_pylist():
+                for value in _values(batch):
                     number += 1
                     yield number, value
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{file.label} is no whole Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _values(batch: Any) -> list[Any]:
+    """The rows of a batch; a RowError for one that holds what Python cannot, as text that is no UTF-8."""
+    try:
+        return list(batch.to_pylist())
+    except (ValueError, OverflowError) as error:
+        if len(batch) == 1:
+            return [RowError(f"a cell does not read: {str(error).splitlines()[0]}", "write its column as text")]
+    return [value for i in range(len(batch)) for value in _values(batch.slice(i, 1))]
 
 
 def _refuse_packed(file: DataFile) -> None:

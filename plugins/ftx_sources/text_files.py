@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -12,7 +13,7 @@ from ftx_sources.opened import DataFile
 
 MAX_CELL = 1 << 27  # characters; csv's own limit of 128 KiB a cell is shorter than long documents
 CHUNK = 1 << 16  # characters
-SPACE = " \t\r\n"
+SPACE = re.compile(r"[ \t\r\n]*")
 
 # The line a row begins on, and its value; a RowError for a row that is broken by itself.
 Rows = Iterator[tuple[int, Any]]
@@ -83,72 +84,74 @@ class _Array:
     def __init__(self, file: DataFile, text: TextIO) -> None:
         self._file = file
         self._text = text
-        self._held = ""  # what has been read and not yet parsed
-        self._line = 1  # where `_held` begins
+        self._held = ""  # what was read last, parsed up to `_at`
+        self._at = 0
+        self._line = 1  # where `_at` is
         self._column = 1
         self._ended = False
         self._decoder = json.JSONDecoder()
 
     def rows(self) -> Rows:
         self._skip_space()
-        self._drop(1)  # the bracket
+        self._pass(1)  # the bracket
         while self._peek() != "]":
             line = self._line
             yield line, self._value()
             mark = self._peek()
             if mark == ",":
-                self._drop(1)
+                self._pass(1)
                 if self._peek() == "]":
                     raise self._broken("a comma before ']'")
             elif mark != "]":
                 raise self._broken("expected ',' or ']'")
-        self._drop(1)
+        self._pass(1)
         if self._peek():
             raise self._broken("extra data after the array")
 
     def _peek(self) -> str:
         """The next character that is no space, "" at the end."""
         self._skip_space()
-        return self._held[:1]
+        return self._held[self._at : self._at + 1]
 
     def _skip_space(self) -> None:
         while True:
-            if self._held[:1] in SPACE:
-                self._drop(len(self._held) - len(self._held.lstrip(SPACE)))
-            if self._held or not self._more():
+            space = SPACE.match(self._held, self._at)
+            self._pass(len(space[0]) if space else 0)
+            if self._at < len(self._held) or not self._more():
                 return
 
     def _more(self) -> bool:
         """Read on, twice as much as is held, so that a long value is not parsed over and over."""
         if self._ended:
             return False
-        chunk = self._text.read(max(CHUNK, len(self._held)))
+        chunk = self._text.read(max(CHUNK, len(self._held) - self._at))
         self._ended = not chunk
-        self._held += chunk
+        if chunk:
+            self._held, self._at = self._held[self._at :] + chunk, 0
         return bool(chunk)
 
     def _value(self) -> Any:
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._held)
+                value, end = self._decoder.raw_decode(self._held, self._at)
             except json.JSONDecodeError as error:
                 if self._more():
                     continue
-                self._drop(error.pos)
+                self._pass(error.pos - self._at)
                 raise self._broken(error.msg) from None
             except RecursionError:
                 raise self._broken("nested too deeply") from None
             except ValueError as error:
                 raise self._broken(str(error)) from None
             if end < len(self._held) or not self._more():  # a number at the border may go on
-                self._drop(end)
+                self._pass(end - self._at)
                 return value
 
-    def _drop(self, count: int) -> None:
-        gone, self._held = self._held[:count], self._held[count:]
-        lines = gone.count("\n")
+    def _pass(self, count: int) -> None:
+        start, self._at = self._at, self._at + count
+        lines = self._held.count("\n", start, self._at)
         self._line += lines
-        self._column = len(gone) - gone.rfind("\n") if lines else self._column + count
+        self._column = self._at - self._held.rfind("\n", start, self._at) if lines else self._column + count
 
     def _broken(self, why: str) -> DataError:
         return DataError(f"{self._file.label}: line {self._line}, column {self._column}: broken JSON: {why}")

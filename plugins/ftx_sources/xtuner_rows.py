@@ -42,7 +42,7 @@ def conversation(turns: list[Turn], image: Any = None) -> Conversation:
     if len(turns) == 1 and turns[0].get("need_eos_token") is False:
         return Conversation.of([Message("text", turns[0]["output"], ends=False)])
     messages: list[Message] = []
-    left = [image] if isinstance(image, str) else list(image or [])
+    left = _paths(image)
     for turn in turns:
         if turn.get("system"):
             messages.append(Message("system", turn["system"]))
@@ -57,6 +57,13 @@ def conversation(turns: list[Turn], image: Any = None) -> Conversation:
     if left:
         raise RowError("the row has an image and no <image> mark for it", "put <image> into the question")
     return Conversation.of(messages, many_systems=True)
+
+
+def _paths(image: Any) -> list[str]:
+    paths = image if isinstance(image, list) else [image] if image is not None else []
+    if not all(isinstance(path, str) for path in paths):
+        raise RowError("'image' is no path", "write 'image' as the path of a picture")
+    return [*paths]
 
 
 REPLAYS: dict[str, type[MapFn]] = {}

@@ -58,7 +58,7 @@ class Encoder:
 
     def _units(self, conversation: Conversation) -> list[Unit]:
         for message in conversation.messages:
-            _refuse_strange_characters(message.content)
+            refuse_strange_characters(message.content)
         if conversation.messages[0].role == "text":
             return list(units(_text_pieces(conversation.messages[0]), self._tokenizer, self._typed))
         steps = self._steps(conversation) if self._is_plain(conversation) else None
@@ -110,8 +110,8 @@ def _joined(row: list[Unit], known: dict[str, list[int]]) -> Encoded:
     return Encoded(ids, b"".join(learnt))
 
 
-def _refuse_strange_characters(text: str) -> None:
-    """JSON can spell half of a surrogate pair, which is no character and has no tokens, and NUL, which is no text."""
+def refuse_strange_characters(text: str) -> None:
+    """Raise RowError for what JSON can spell and is no text: half of a surrogate pair, which has no tokens, and NUL."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

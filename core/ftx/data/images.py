@@ -17,7 +17,7 @@ def image_path(folder: Path, name: str) -> Path:
     if parts.is_absolute() or name.startswith(("http://", "https://", "data:", "file:")) or "\x00" in name:
         raise RowError(f"image '{name[:80]}' is no path inside the image folder", "give a path relative to it")
     path = folder / parts
-    if ".." in parts.parts or not path.resolve().is_relative_to(folder.resolve()):
+    if ".." in parts.parts:
         raise RowError(f"image '{name[:80]}' leaves the image folder", "give a path inside it")
     try:
         found = path.is_file()
@@ -25,6 +25,9 @@ def image_path(folder: Path, name: str) -> Path:
         found = False
     if not found:
         raise RowError(f"image '{name[:80]}' is not in {folder}", "put it there, or set image_folder")
+    # Asked last: only the name of a file that is there resolves whatever it is made of.
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise RowError(f"image '{name[:80]}' leaves the image folder", "give a path inside it")
     return path
 
 
@@ -44,6 +47,6 @@ def check_image(folder: Path, name: str) -> tuple[int, int]:
     except UnidentifiedImageError:
         raise RowError(f"image '{name}' is no picture", "replace it") from None
     # Pillow's decoders fail in their own ways on damaged files.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, NotImplementedError, Image.DecompressionBombError) as error:
         raise RowError(f"image '{name}' does not open: {error}", "replace it") from None
     return width, height

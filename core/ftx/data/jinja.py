@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ftx.data.conversation import Conversation, Message, RowError
+from ftx.data.encode import refuse_strange_characters
 from ftx.data.template import Piece, Template, message_pieces
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ class JinjaTemplate(Template):
     def _with_calls(self, conversation: Conversation, answer_next: bool) -> str:
         """The rendered text with a mark where each call without words begins: where the prompt for it ends."""
         text = self._render(conversation, answer_next)
+        if conversation.tools and self._is(text, replace(conversation, tools=()), answer_next):
+            raise RowError("the chat template has no place for tools", "name another template or remove 'tools'")
+        if any(m.tool_calls for m in conversation.messages) and self._is(text, conversation, answer_next, calls=False):
+            raise RowError("the chat template has no place for tool calls", "name another template or drop the row")
         found: list[tuple[int, int]] = []
         for i, message in enumerate(conversation.messages):
             if message.tool_calls and not message.content:
@@ -120,6 +125,13 @@ class JinjaTemplate(Template):
             text = f"{text[:at]}{_GUARD}{_OPEN}{i}{_CLOSE}{_GUARD}{text[at:]}"
         return text
 
+    def _is(self, text: str, conversation: Conversation, answer_next: bool, *, calls: bool = True) -> bool:
+        """Whether `text` is all that the template says."""
+        try:
+            return self._render(conversation, answer_next, calls=calls) == text
+        except RowError:
+            return False
+
     @staticmethod
     def _cut(text: str, conversation: Conversation) -> list[Place]:
         parts = _MARK.split(text)
@@ -130,17 +142,19 @@ class JinjaTemplate(Template):
         places = [Place(own, i, not left, not right) for i, (own, left, right) in enumerate(marked)]
         return [*places, Place(texts[-1])]
 
-    def _render(self, conversation: Conversation, answer_next: bool) -> str:
+    def _render(self, conversation: Conversation, answer_next: bool, *, calls: bool = True) -> str:
         from jinja2 import TemplateError
 
         tools = _spoken([*conversation.tools], self._tokenizer) if conversation.tools else None
-        messages = [_marked(i, message, self._tokenizer) for i, message in enumerate(conversation.messages)]
+        messages = [_marked(i, message, self._tokenizer, calls) for i, message in enumerate(conversation.messages)]
         try:
             return str(
                 self._tokenizer.hf.apply_chat_template(
                     messages, tools, chat_template=self._source, tokenize=False, add_generation_prompt=answer_next
                 )
             )
+        except RecursionError:
+            raise RowError("a tool or call is nested too deeply", "write it flatter") from None
         # A template is a program, whose mistakes surface as Python's own errors.
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise RowError(f"the chat template refuses the row: {error}", "change the row or the template") from None
@@ -156,14 +170,14 @@ def _through_stop(text: str, stop: str, loss: bool) -> Iterator[Piece]:
         yield Piece(after, "frame")
 
 
-def _marked(index: int, message: Message, tokenizer: Tokenizer) -> dict[str, Any]:
+def _marked(index: int, message: Message, tokenizer: Tokenizer, calls: bool) -> dict[str, Any]:
     # A call without words keeps its empty content: templates write it otherwise than one with words.
     wordless = message.tool_calls and not message.content
     shown: dict[str, Any] = {
         "role": message.role,
         "content": "" if wordless else f"{_GUARD}{_OPEN}{index}{_CLOSE}{_GUARD}",
     }
-    if message.tool_calls:
+    if message.tool_calls and calls:
         shown["tool_calls"] = _spoken([*message.tool_calls], tokenizer)
     return shown
 
@@ -171,18 +185,20 @@ def _marked(index: int, message: Message, tokenizer: Tokenizer) -> dict[str, Any
 def _spoken(value: list[Any], tokenizer: Tokenizer) -> list[Any]:
     """Tools and calls are written by the template itself, so a special token inside them would become one."""
     for text in _strings(value):
+        refuse_strange_characters(text)
         if any(tokenizer.special(part) is not None for part in tokenizer.split_specials(text)):
             raise RowError(f"a tool or call holds a special token ({text[:40]!r})", "write it without the token")
     return value
 
 
 def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _strings(key)
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
+    """All texts in JSON values, however deep: a call for each level would exceed Python's own."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list | tuple):
+            waiting += one

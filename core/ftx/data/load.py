@@ -6,7 +6,7 @@ import gc
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -92,19 +92,18 @@ def open_set(
 
 
 def _detected(source: DataSource, registry: Registry, columns: Mapping[str, str] | None) -> tuple[DataFormat, str]:
-    sample: list[Any] = []
-    wrong: RowError | None = None
+    sample: list[Record] = []
+    wrong: Reject | None = None
     for record in islice(source.records(), SAMPLE):
         try:
-            sample.append(renamed(record.value, columns))
+            sample.append(replace(record, value=renamed(record.value, columns)))
         except RowError as error:
-            wrong = wrong or error
+            wrong = wrong or Reject(record.file, record.line, error.reason, error.remedy)
     if wrong and not sample:
-        first = next(source.records())
-        raise DataError(Reject(first.file, first.line, wrong.reason, wrong.remedy).sentence())
-    found = detect(sample, registry)
+        raise DataError(wrong.sentence())
+    found = detect([record.value for record in sample], registry)
     if found is None:
-        raise DataError(_unknown_format(next(source.records()), registry))
+        raise DataError(_unknown_format(sample[0], registry))
     return found
 
 

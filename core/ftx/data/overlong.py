@@ -86,7 +86,7 @@ class Fitter:
 
     def _truncate(self, conversation: Conversation) -> Fitted:
         head, exchanges = conversation.exchanges()
-        count, row = self._most(conversation, head, exchanges)
+        count, row = self._most(conversation, head, exchanges, 0)
         if row is None:
             raise RowError(f"its first question and answer exceed data.max_length {self.limit}", REMEDY)
         return Fitted([row], truncated=count < len(exchanges))
@@ -95,25 +95,27 @@ class Fitter:
         head, exchanges = conversation.exchanges()
         samples: list[Encoded] = []
         lost = False
-        while exchanges:
-            count, row = self._most(conversation, head, exchanges)
+        at = 0
+        while at < len(exchanges):
+            count, row = self._most(conversation, head, exchanges, at)
             if row is None:
                 lost, count = True, 1
             else:
                 samples.append(row)
-            exchanges = exchanges[count:]
+            at += count
         if not samples:
             raise RowError(f"no question and answer of the row fits data.max_length {self.limit}", REMEDY)
         return Fitted(samples, truncated=lost)
 
     def _most(
-        self, conversation: Conversation, head: tuple[Message, ...], exchanges: list[tuple[Message, ...]]
+        self, conversation: Conversation, head: tuple[Message, ...], exchanges: list[tuple[Message, ...]], at: int
     ) -> tuple[int, Encoded | None]:
-        """The largest number of exchanges from the first on that fits after `head`, and the row they make."""
-        low, high, best = 0, len(exchanges), None
+        """The largest number of exchanges from the one at `at` on that fits after `head`, and the row they make."""
+        low, high, best = 0, len(exchanges) - at, None
         while low < high:
-            middle = (low + high + 1) // 2
-            messages = (*head, *(message for turns in exchanges[:middle] for message in turns))
+            # Doubled until it is too long, so that the trials stay as short as what fits, however long the row.
+            middle = min(2 * low or 1, (low + high + 1) // 2)
+            messages = (*head, *(message for turns in exchanges[at : at + middle] for message in turns))
             row = None
             if _size(messages) <= self.limit * self.longest_token:
                 row = self.encode(replace(conversation, messages=messages))
