@@ -77,9 +77,11 @@ def write(folder: Path, rows: Iterator[Any], *, array: bool, files: int) -> list
 def measure(paths: list[str]) -> None:
     """Run in a process of its own: prepare and pack, twice; print what it took as JSON."""
     from ftx.data.feed import Packed, Samples
-    from ftx.data.load import Preparation, open_set, prepare
+    from ftx.data.load import prepare
     from ftx.data.mix import Share, epoch_samples
     from ftx.data.named import named_templates
+    from ftx.data.samples import Preparation
+    from ftx.data.sets import open_set
     from ftx.plugins import load_registry
     from ftx_internlm2.family import InternLM2
     from ftx_sources.files import Files

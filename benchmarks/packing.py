@@ -20,8 +20,8 @@ from pathlib import Path
 from ftx import Conversation
 from ftx.data.choose import choose_template
 from ftx.data.encode import Encoder
-from ftx.data.load import open_set
 from ftx.data.pack import best_fit, strung
+from ftx.data.sets import open_set
 from ftx.plugins import load_registry
 from ftx_internlm2.family import InternLM2
 from ftx_sources.files import Files

@@ -20,8 +20,10 @@ from ftx import Conversation, RowError
 from ftx.data.choose import choose_template
 from ftx.data.images import MAX_SIDE, check_image
 from ftx.data.jinja import JinjaTemplate
-from ftx.data.load import DataSet, Preparation, Prepared, prepare
+from ftx.data.load import Prepared, prepare
 from ftx.data.overlong import Policy
+from ftx.data.samples import Preparation
+from ftx.data.sets import DataSet
 from ftx.data.template import Encoded
 from ftx.data.tokens import Tokenizer
 from ftx_internlm2.family import InternLM2

@@ -31,7 +31,7 @@ def test_an_excel_corpus_trains_by_one_command(ftx: Any, tiny: Path, corpus: Pat
 
 
 def test_mapped_rows_say_what_the_sheet_says(ftx: Any, tiny: Path, corpus: Path) -> None:
-    from ftx.data.load import open_set
+    from ftx.data.sets import open_set
     from ftx.plugins import load_registry
     from ftx_sources.files import Files
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ftx import Conversation, DataError, DataFormat, Message, RecipeError, RowError
-from ftx.data.load import DataSet, open_set
+from ftx.data.sets import DataSet, open_set
 from ftx.plugins import Registry, load_registry
 from ftx_sources.files import Files
 from ftx_sources.formats import Alpaca, Messages, ShareGPT, Text, XTunerConversation
@@ -317,7 +317,7 @@ def test_an_unknown_format_is_refused_naming_keys_seen_and_formats_known(tmp_pat
     (sentence,) = caught.value.problems
     assert sentence.startswith(f"{tmp_path / 'rows.jsonl'}: row 1 has keys 'question', 'reply'")
     assert "which is no known format" in sentence
-    assert "openai, xtuner, llava, sharegpt, moss, alpaca, input_output" in sentence
+    assert "openai, xtuner, llava, sharegpt, moss, oasst_tree, alpaca, input_output" in sentence
 
 
 @pytest.mark.parametrize(("row", "seen"), [(["a"], "list"), ("a", "str"), (3, "int"), (None, "NoneType"), ({}, "keys")])

@@ -15,8 +15,10 @@ import pytest
 from conftest import TINY
 from ftx import FtxError, RowError
 from ftx.data.choose import choose_template
-from ftx.data.load import DataSet, Preparation, Prepared, open_set, prepare
+from ftx.data.load import Prepared, prepare
 from ftx.data.overlong import Policy
+from ftx.data.samples import Preparation
+from ftx.data.sets import DataSet, open_set
 from ftx.data.store import Sample
 from ftx.data.tokens import Tokenizer
 from ftx.plugins import Registry, load_registry
@@ -418,4 +420,4 @@ def test_a_damaged_file_is_recognised_or_refused_in_a_sentence(kind: str, regist
             opened = open_set(Files(path=str(path)), "auto", None, registry)
             for record in opened.source.records():
                 with suppress(RowError):
-                    opened.conversation(record)
+                    opened.conversations(record)

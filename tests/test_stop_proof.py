@@ -13,8 +13,10 @@ import pytest
 
 from conftest import TINY, chat, write_rows
 from ftx import RecipeError
-from ftx.data.load import Preparation, open_set, prepare
+from ftx.data.load import prepare
 from ftx.data.named import NamedTemplate, named_templates
+from ftx.data.samples import Preparation
+from ftx.data.sets import open_set
 from ftx.data.template import Piece
 from ftx.plugins import load_registry
 from ftx_internlm2.family import InternLM2

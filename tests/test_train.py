@@ -182,7 +182,8 @@ def test_warm_up_and_decay_leave_no_step_without_effect() -> None:
 
 
 def test_every_row_is_seen_once_an_epoch() -> None:
-    from ftx.train.schedule import batch_rows, micro_batches
+    from ftx.data.schedule import batch_rows
+    from ftx.train.schedule import micro_batches
 
     seen = [batch_rows(step, 10, 4, seed=1) for step in range(6)]
     assert sorted(chain(*seen[:3])) == sorted(chain(*seen[3:])) == list(range(10))

@@ -15,13 +15,17 @@ from ftx.checkpoint_files import read_json
 from ftx.contracts import DataSource, ModelFacts, ModelFamily, Part, TrainMethod
 from ftx.data.choose import check_template_name, choose_template
 from ftx.data.feed import Feed, Samples, make_feed
-from ftx.data.load import DataSet, Preparation, Prepared, open_set, prepare, refuse_rejects
+from ftx.data.ledger import Ledger
+from ftx.data.load import Prepared, prepare, refuse_rejects
 from ftx.data.mix import Share, epoch_samples
 from ftx.data.named import system_text
+from ftx.data.samples import Preparation
+from ftx.data.sets import DataSet, open_set
+from ftx.data.stream import Streamed
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import FtxError, ModelError, RecipeError
-from ftx.recipe import Recipe, SetRecipe, Written, sentence
+from ftx.recipe import Recipe, SetRecipe, Written, sentence, streaming_problems
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
@@ -52,7 +56,20 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def ledger(self) -> Ledger:
+        """The account of all rows; of a stream, of those read so far."""
+        return self.feed.ledger if isinstance(self.feed, Streamed) else self.prepared.ledger
+
+    @property
+    def hashes(self) -> list[str]:
+        """sha256 of each set's content."""
+        return self.prepared.hashes
+
+    @property
     def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch, 0 in an endless stream."""
+        if self.feed.endless:
+            return 0
         return math.ceil(len(self.feed) / self.recipe.train.global_batch_size)
 
     @property
@@ -107,15 +124,16 @@ class Plan:
                 "name": self.template.name,
                 "stop": self.tokenizer.decode([self.stop_id]),
                 "stop_ids": self.stop_ids,
-                "proven_answers": self.prepared.ledger.answers,
+                "proven_answers": self.ledger.answers,
             },
             "data": {
                 "sets": [self._set(i) for i in range(len(self.sets))],
                 "max_length": self.recipe.data.max_length,
                 "overlong": self.recipe.data.overlong,
                 "typed_specials": self.recipe.data.typed_specials,
-                "rows": self.prepared.ledger.as_dict(),
-                "packing": {"name": self.recipe.data.packing, "rows": len(self.feed), "fill": round(self.feed.fill, 4)},
+                "rows": self.ledger.as_dict(),
+                "streaming": self.recipe.data.streaming,
+                "packing": {"name": self.recipe.data.packing, **self._epoch()},
             },
             "train": {
                 **self.recipe.train.model_dump(mode="json"),
@@ -132,8 +150,12 @@ class Plan:
             "notes": self.notes,
         }
 
+    def _epoch(self) -> dict[str, Any]:
+        return {} if self.feed.endless else {"rows": len(self.feed), "fill": round(self.feed.fill, 4)}
+
     def _set(self, index: int) -> dict[str, Any]:
         one = self.sets[index]
+        ledgers = self.prepared.ledgers
         return {
             "source": _part(one.source),
             "format": one.format.name,
@@ -141,7 +163,7 @@ class Plan:
             "system": one.system,
             "columns": one.columns,
             "sha256": self.prepared.hashes[index],
-            "rows": self.prepared.ledgers[index].as_dict(),
+            **({"rows": ledgers[index].as_dict()} if ledgers else {}),
         }
 
 
@@ -194,6 +216,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
     if method:
         problems.add(method.requirements())
     problems.add(_device_missing(recipe))
+    problems.add(streaming_problems(recipe))
     sets = [problems.of(lambda s=s: _open(s, registry)) for s in recipe.data.sets]  # type: ignore[misc]
     facts = problems.of(lambda: family.inspect(base)) if family else None
     tokenizer = problems.of(lambda: family.tokenizer(base)) if family and facts else None
@@ -215,8 +238,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
         recipe.data.typed_specials,
         family.reads_images,
     )
-    prepared = prepare(ready, how, registry.versions())
-    refuse_rejects(prepared.ledger, recipe.data.max_rejected)
+    prepared, feed = _fed(recipe, ready, how, registry)
     plan = Plan(
         recipe=recipe,
         origins=written.origins,
@@ -228,7 +250,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
         template=template,
         sets=ready,
         prepared=prepared,
-        feed=_feed(recipe, prepared),
+        feed=feed,
         out=Path(recipe.out or f"runs/{_stem(recipe)}-{method.name}"),
         base=base,
         stop_ids=stop_ids,
@@ -373,6 +395,19 @@ def _open(entry: SetRecipe, registry: Registry) -> DataSet:
     images = Path(entry.image_folder) if entry.image_folder else None
     system = system_text(entry.system_template) if entry.system_template else entry.system
     return open_set(source, entry.format, system, registry, entry.columns, images)
+
+
+def _fed(recipe: Recipe, sets: list[DataSet], how: Preparation, registry: Registry) -> tuple[Prepared, Feed]:
+    """The sets' samples, and the rows of training made of them; of a stream, the first rows prove that it flows."""
+    data = recipe.data
+    if data.streaming:
+        weights = [one.weight or 1.0 for one in data.sets]
+        stream = Streamed(sets, weights, how, data.packing, recipe.train.seed, data.max_rejected)
+        stream.samples(0)
+        return Prepared(hashes=[one.source.fingerprint() for one in sets]), stream
+    prepared = prepare(sets, how, registry.versions())
+    refuse_rejects(prepared.ledger, data.max_rejected)
+    return prepared, _feed(recipe, prepared)
 
 
 def _feed(recipe: Recipe, prepared: Prepared) -> Feed:

@@ -87,6 +87,7 @@ class DataRecipe(_Section):
         description="rows of one sample each; of whole samples up to max_length that do not see each other; or all "
         "samples strung together and cut, as XTuner does",
     )
+    streaming: bool = Field(False, description="read rows while training and keep none on disk; needs train.max_steps")
     typed_specials: bool = Field(
         False, description="let special tokens written in messages count as such; only for data you trust"
     )
@@ -163,6 +164,18 @@ class Recipe(_Section):
         if not isinstance(value.get("name"), str):
             raise ValueError("needs the name of a method")
         return value
+
+
+def streaming_problems(recipe: Recipe) -> list[str]:
+    """One sentence per option that an endless stream of rows cannot heed."""
+    if not recipe.data.streaming:
+        return []
+    problems = [] if recipe.train.max_steps else ["data.streaming: a stream has no epochs; set train.max_steps"]
+    if recipe.data.packing == "xtuner":
+        problems.append("data.packing: XTuner's way shuffles the whole set, which data.streaming does not hold")
+    if any(one.limit or one.repeat != 1 for one in recipe.data.sets):
+        problems.append("data.sets: limit and repeat need the whole set; data.streaming takes weight alone")
+    return problems
 
 
 # section -> the key that a bare value means: `method: lora`, `data: rows.jsonl`

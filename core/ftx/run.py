@@ -70,7 +70,7 @@ def _make_folder(plan: Plan) -> None:
     except OSError as error:
         raise StorageError(f"out: {folder} cannot be made: {error.strerror}") from None
     write_text(folder / "plan.json", plan_text(plan))
-    if plan.prepared.ledger.rejected:
+    if plan.prepared.ledgers and plan.ledger.rejected:
         write_text(folder / "rejects.jsonl", "".join(plan.prepared.rejects()))
 
 

@@ -14,7 +14,8 @@ from ftx.plugins import Registry
 
 if TYPE_CHECKING:
     from ftx.data.check import Report
-    from ftx.data.load import DataSet, Preparation
+    from ftx.data.samples import Preparation
+    from ftx.data.sets import DataSet
     from ftx.data.show import Stretch
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,7 +49,7 @@ def model_options(command: F) -> F:
 
 def opened(registry: Registry, source: str, options: dict[str, Any]) -> DataSet:
     """The set that SOURCE and its options name. Raises RecipeError, DataError."""
-    from ftx.data.load import open_set
+    from ftx.data.sets import open_set
     from ftx.plan import configured
     from ftx.recipe import source_of
 
@@ -62,7 +63,7 @@ def opened(registry: Registry, source: str, options: dict[str, Any]) -> DataSet:
 def prepared(registry: Registry, model: str, options: dict[str, Any]) -> Preparation:
     """How rows become tokens of the model in the folder `model`. Raises ModelError, RecipeError."""
     from ftx.data.choose import choose_template
-    from ftx.data.load import Preparation
+    from ftx.data.samples import Preparation
     from ftx.plan import find_family
 
     family = find_family(options["family"], Path(model), registry)

@@ -24,7 +24,9 @@ FLAGS = {
     "lr": ("train.lr", "Peak learning rate."),
     "global-batch-size": ("train.global_batch_size", "Rows per optimizer step."),
     "micro-batch-size": ("train.micro_batch_size", "Rows computed at once."),
-    "max-length": ("data.max_length", "Longest row in tokens."),
+    "max-length": ("data.max_length", "Longest sample in tokens."),
+    "overlong": ("data.overlong", "What becomes of longer rows: truncate, split, reject or cut."),
+    "packing": ("data.packing", "none, best_fit (samples that do not see each other) or xtuner."),
     "seed": ("train.seed", "Seed of everything random."),
 }
 TEXT = ("model", "method", "template", "out")
@@ -36,6 +38,9 @@ def recipe_options(command: F) -> F:
         command = click.option(f"--{flag}", help=help, metavar="VALUE")(command)
     command = click.option("--set", "settings", multiple=True, metavar="A.B=C", help="Any recipe option.")(command)
     command = click.option("--data", multiple=True, metavar="FILE", help="Training data; may be repeated.")(command)
+    command = click.option("--format", "row_format", metavar="NAME", help="Row format of --data; default: found.")(
+        command
+    )
     command = click.option("--system", metavar="TEXT", help="System message for rows of --data without one.")(command)
     command = click.option(
         "--columns", metavar="input=q,output=a", help="Which columns of --data hold what the format expects."
@@ -60,7 +65,8 @@ def written_recipe(recipe: Path | None, family: str | None, data: tuple[str, ...
     settings: dict[str, tuple[Any, str]] = {}
     if family:
         settings["family"] = (family, "--plugin")
-    for_data = {"system": given["system"], "columns": columns_option(given["columns"])}
+    columns = columns_option(given["columns"])
+    for_data = {"format": given["row_format"], "system": given["system"], "columns": columns}
     for_data = {key: value for key, value in for_data.items() if value is not None}
     if data:
         settings["data.sets"] = ([{"path": path, **for_data} for path in data], "--data")

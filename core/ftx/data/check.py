@@ -13,8 +13,8 @@ from ftx.contracts import Record
 from ftx.data.conversation import Conversation, RowError
 from ftx.data.images import check_image
 from ftx.data.ledger import Ledger, Reject
-from ftx.data.load import DataSet
 from ftx.data.secrets import secrets_in
+from ftx.data.sets import DataSet
 
 EXAMPLES = 5  # places named for each kind of finding
 BARS = 12  # of the histogram

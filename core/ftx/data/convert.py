@@ -14,7 +14,8 @@ from ftx.contracts import DataFormat
 from ftx.data.check import question_fingerprint
 from ftx.data.conversation import RowError
 from ftx.data.ledger import Ledger, Reject
-from ftx.data.load import DataSet, refuse_rejects
+from ftx.data.load import refuse_rejects
+from ftx.data.sets import DataSet
 from ftx.errors import RecipeError, StorageError
 
 ENDINGS = (".jsonl", ".json")

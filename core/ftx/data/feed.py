@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 from ftx.data.pack import best_fit, fill, strung
+from ftx.data.schedule import batch_rows
 from ftx.data.store import Sample, Store
 
 if TYPE_CHECKING:
@@ -44,11 +45,12 @@ class Samples:
 class Feed(ABC):
     """The rows that batches are made of, by number.
 
-    `isolated`: the samples of a row must not see each other. `fill` is the share of places that hold tokens, 1.0
-    where rows have no common length.
+    `isolated`: the samples of a row must not see each other. `endless`: there are no epochs and no number of rows.
+    `fill` is the share of places that hold tokens, 1.0 where rows have no common length.
     """
 
     isolated = False
+    endless = False
     fill = 1.0
 
     @abstractmethod
@@ -66,6 +68,10 @@ class Feed(ABC):
     @abstractmethod
     def labelled(self, row: int) -> int:
         """Tokens in the row that a loss is taken of."""
+
+    def rows_of(self, step: int, batch: int, seed: int) -> list[int]:
+        """Row numbers of optimizer step `step` (from 0), at most `batch`: each epoch is a fresh permutation."""
+        return batch_rows(step, len(self), batch, seed)
 
 
 class Single(Feed):

@@ -27,7 +27,8 @@ class NamedTemplate(Template):
 
     `system` holds "{system}", `user` holds "{input}" and may hold "{round}", counted from 1. `suffix` ends an answer
     and is learnt; with `eos` the tokenizer's end of text follows it, learnt too, and the next turn begins with BOS
-    again; `sep` comes last and is not learnt.
+    again; `sep` comes last and is not learnt. `tool` holds "{output}" for what a tool gave back (ftx's own addition,
+    for MOSS's plugin data).
     """
 
     name: str
@@ -37,9 +38,10 @@ class NamedTemplate(Template):
     eos: bool
     sep: str
     stop: tuple[str, ...]
+    tool: str | None = None
 
     def pieces(self, conversation: Conversation, *, answer_next: bool = False) -> Iterator[Piece]:
-        if conversation.tools or any(m.role == "tool" or m.tool_calls for m in conversation.messages):
+        if conversation.tools or any(self._has_no_place(message) for message in conversation.messages):
             raise RowError(
                 f"template '{self.name}' has no place for tools", "use the tokenizer's own template or drop the row"
             )
@@ -56,6 +58,9 @@ class NamedTemplate(Template):
             # the system text and the question after it are tokenised as one
             bos, joined = False, message.role == "system"
 
+    def _has_no_place(self, message: Message) -> bool:
+        return bool(message.tool_calls) or (message.role == "tool" and self.tool is None)
+
     def _answer(self, message: Message) -> Iterator[Piece]:
         yield from message_pieces(message, loss=message.loss, fresh=True)
         yield Piece(self.suffix, "frame", message.loss)
@@ -68,6 +73,8 @@ class NamedTemplate(Template):
             if self.system is None:
                 raise RowError(f"template '{self.name}' has no place for a system message", "name another template")
             before, _, after = self.system.partition("{system}")
+        elif message.role == "tool" and self.tool is not None:
+            before, _, after = self.tool.partition("{output}")
         else:
             before, _, after = self.user.replace("{round}", str(turn)).partition("{input}")
         yield Piece(before, "frame", fresh=fresh)
@@ -98,11 +105,24 @@ class NamedTemplate(Template):
         return (
             "{% set ns = namespace(bos=true, round=0) %}{% for message in messages %}"
             "{% if message['role'] == 'assistant' %}{{ message['content'] + " + end + " }}"
-            "{% set ns.bos = " + again + " %}"
-            "{% elif message['role'] == 'system' %}" + begin + "{{ " + system + " }}{% set ns.bos = false %}"
+            "{% set ns.bos = "
+            + again
+            + " %}"
+            + self._jinja_tool(begin)
+            + "{% elif message['role'] == 'system' %}"
+            + begin
+            + "{{ "
+            + system
+            + " }}{% set ns.bos = false %}"
             "{% else %}" + begin + counted + "{{ " + _jinja_frame(self.user, "{input}") + " }}"
             "{% set ns.bos = false %}{% endif %}{% endfor %}"
         )
+
+    def _jinja_tool(self, begin: str) -> str:
+        if self.tool is None:
+            return ""
+        said = _jinja_frame(self.tool, "{output}")
+        return "{% elif message['role'] == 'tool' %}" + begin + "{{ " + said + " }}{% set ns.bos = false %}"
 
 
 def _quote(text: str) -> str:

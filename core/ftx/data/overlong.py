@@ -38,7 +38,7 @@ class Fitter:
 
     def too_long_to_read(self, conversation: Conversation) -> bool:
         """Whether the row surely exceeds the limit, so that tokenising all of it would be wasted."""
-        return _size(conversation.messages) > self.limit * self.longest_token
+        return _size(conversation.messages) + len(str(conversation.tools)) > self.limit * self.longest_token
 
     def fit(self, conversation: Conversation, row: Encoded | None) -> Fitted:
         """The row's samples. `row` is None when it is too long to read. Raises RowError when nothing can be kept."""
@@ -127,4 +127,4 @@ class Fitter:
 
 
 def _size(messages: tuple[Message, ...]) -> int:
-    return sum(len(message.content) for message in messages)
+    return sum(len(m.content) + (len(str(m.tool_calls)) if m.tool_calls else 0) for m in messages)

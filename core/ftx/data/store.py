@@ -102,7 +102,8 @@ class Store(Sequence[Sample]):
         self._ids, self._learnt, self.starts = arrays["ids"], arrays["learnt"], arrays["starts"]
         self.labelled: NDArray[np.int32] = arrays["labelled"]
         self.lengths: NDArray[np.int64] = np.diff(self.starts)
-        if len(self.starts) != len(self.labelled) + 1 or len(self._ids) != self.starts[-1]:
+        tokens = self.starts[-1] if len(self.starts) == len(self.labelled) + 1 else -1
+        if not len(self._ids) == len(self._learnt) == tokens:
             raise ValueError(f"{folder}: the arrays of the store do not fit each other")
 
     def __len__(self) -> int:

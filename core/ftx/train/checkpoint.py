@@ -50,7 +50,7 @@ def identity(run: Run) -> dict[str, Any]:
     train = plan.recipe.train
     return {
         "base": weights_fingerprint(plan.base),
-        "data": plan.prepared.hashes,
+        "data": plan.hashes,
         "samples": plan.prepared.digests,
         "mix": [one.model_dump(include={"limit", "repeat", "weight"}) for one in plan.recipe.data.sets],
         "packing": plan.recipe.data.packing,

@@ -16,7 +16,7 @@ from ftx.errors import Interrupted, OutOfMemory, TrainingError
 from ftx.plan import Plan
 from ftx.run import Run
 from ftx.train import checkpoint
-from ftx.train.schedule import batch_rows, micro_batches, rate, step_seed
+from ftx.train.schedule import micro_batches, rate, step_seed
 from ftx.train.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
     pace = _Pace(done)
     with stop_on_signals() as stop:
         for step in range(done, plan.steps):
-            rows = batch_rows(step, len(plan.feed), train.global_batch_size, train.seed)
+            rows = plan.feed.rows_of(step, train.global_batch_size, train.seed)
             for group in optimizer.param_groups:
                 group["lr"] = plan.lr * rate(step, plan.steps, plan.warmup_steps)
             torch.manual_seed(step_seed(train.seed, step, accelerator.process_index))
@@ -213,6 +213,7 @@ def _announce(run: Run, model: PreTrainedModel, accelerator: Accelerator) -> Non
         parameters=run.plan.facts.parameters,
         device=str(accelerator.device),
         processes=accelerator.num_processes,
+        rows=run.plan.ledger.as_dict(),
     )
     if run.main:
         run.plan.registry.pm.hook.ftx_run_started(run=run)
@@ -229,7 +230,8 @@ def _report(run: Run, step: int, loss: float, norm: float, lr: float, pace: _Pac
         "tokens_per_s": round(pace.tokens_per_s(), 1),
         "eta_s": round(pace.eta(step, plan.steps), 1),
     }
-    run.event("step", step=step, steps=plan.steps, epoch=round(step / plan.steps_per_epoch, 3), **metrics)
+    epoch = {} if plan.feed.endless else {"epoch": round(step / plan.steps_per_epoch, 3)}
+    run.event("step", step=step, steps=plan.steps, **epoch, **metrics)
     plan.registry.pm.hook.ftx_step_done(run=run, step=step, metrics=metrics)
 
 
@@ -248,7 +250,8 @@ def _finish(run: Run, model: PreTrainedModel, start: float) -> None:
             plan.method.produces,
             plan=plan.as_dict(),
             base={"path": str(plan.base.resolve()), "fingerprint": weights_fingerprint(plan.base)},
-            data=plan.prepared.hashes,
+            data=plan.hashes,
+            rows=plan.ledger.as_dict(),
             metrics={"first_loss": curve[0], "last_loss": curve[-1], "steps": plan.steps},
         )
     artifact = Artifact.open(target)

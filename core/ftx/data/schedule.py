@@ -1,0 +1,21 @@
+"""The order of rows, a function of the step alone, so that a resume needs no state."""
+
+from __future__ import annotations
+
+import math
+import random
+from functools import lru_cache
+
+
+def batch_rows(step: int, rows: int, batch: int, seed: int) -> list[int]:
+    """Row numbers of optimizer step `step`: each epoch is a fresh permutation, its last batch may be short."""
+    per_epoch = math.ceil(rows / batch)
+    epoch, at = divmod(step, per_epoch)
+    return _order(rows, seed, epoch)[at * batch : (at + 1) * batch]
+
+
+@lru_cache(maxsize=1)  # one shuffle an epoch, not one a step
+def _order(rows: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(rows))
+    random.Random(f"{seed}-{epoch}").shuffle(order)
+    return order
