@@ -132,7 +132,7 @@ def test_an_unknown_part_is_named_with_the_closest(
         ),
         ("data__sets", [{"source": {"path": "a"}}], "data.sets.0: source needs the name of a source"),
         ("data__sets", [{"path": 3}], "data.sets.0.path: input should be a valid string (given: 3)"),
-        ("method", {"rank": 4}, "method: needs the name of a method"),
+        ("method", {"name": 4}, "method: needs the name of a method"),
         ("method", 3, "method (recipe.yaml): input should be a valid dictionary (given: 3)"),
         ("method", {"name": "lora", "rank": 0}, "method.rank: input should be greater than or equal to 1 (given: 0)"),
         ("method", {"name": "lora", "rank": "8"}, "method.rank: input should be a valid integer (given: '8')"),

@@ -153,8 +153,7 @@ def test_an_output_folder_with_another_run_is_refused(ftx: Any, tiny: Path, rows
     before = sorted(tmp_path.rglob("*"))
     second = ftx("train", *flags)
     assert second.code == 2
-    assert "holds another run" in second.err
-    assert "--resume auto" in second.err
+    assert "holds another run; give another --out" in second.err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -243,3 +242,62 @@ def test_memory_that_runs_out_ends_with_advice(
     with pytest.raises(FtxError, match=r"not enough memory; try train\.micro_batch_size below 4") as caught:
         fit(plan_for(tiny, rows, tmp_path / "run"))
     assert caught.value.exit_code == 4
+
+
+def test_a_run_that_saved_nothing_gives_its_folder_back(ftx: Any, tiny: Path, rows: Path, tmp_path: Path) -> None:
+    """As after a lack of memory before the first checkpoint."""
+    flags = ["--model", tiny, "--data", rows, "--out", tmp_path / "run", "--max-steps", 1]
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "plan.json").write_text("{}", "utf-8")
+    (folder / "events.jsonl").write_text("old\n", "utf-8")
+    assert ftx("train", *flags).code == 0
+    assert "old" not in (folder / "events.jsonl").read_text("utf-8")
+    refused = ftx("train", *flags)
+    assert (refused.code, "--resume auto" in refused.err) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [
+        ("[q_prj]", "method.targets: 'q_prj' is no linear layer of this model; did you mean 'q_proj'?"),
+        ("[wqkv]", "method.targets: 'wqkv' is no linear layer of this model; known: down_proj, gate_proj, k_proj"),
+        ("[embed_tokens]", "method.targets: 'embed_tokens' is no linear layer of this model"),
+        ("[]", "method.targets"),
+    ],
+)
+def test_targets_that_are_not_there_are_refused_before_anything_is_written(
+    targets: str, sentence: str, ftx: Any, tiny: Path, rows: Path
+) -> None:
+    result = ftx("train", "--model", tiny, "--data", rows, "--set", f"method.targets={targets}")
+    assert result.code == 2
+    assert sentence in result.err
+    assert not Path("runs").exists()
+
+
+def test_options_of_a_method_need_no_name_when_it_is_the_default(ftx: Any, tiny: Path, rows: Path) -> None:
+    (event,) = ftx("plan", "--model", tiny, "--data", rows, "--set", "method.rank=4", "--json").events
+    assert (event["method"]["name"], event["method"]["rank"]) == ("lora", 4)
+
+
+def test_a_lack_of_memory_is_told_by_every_command(ftx: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ftx import talk
+
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
+
+        def fail(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(talk, "open_talk", fail)
+        result = ftx("chat", tiny, "--once", "a")
+        assert (result.code, result.err) == (4, "ftx: there is not enough memory for this model\n")
+
+
+def test_a_plan_says_where_each_value_comes_from(ftx: Any, tiny: Path, rows: Path) -> None:
+    out = ftx("plan", "--model", tiny, "--data", rows, "--max-length", 99).out
+    told = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in out.splitlines() if line.count("│") == 4}
+    assert told["model.path"] == "--model"
+    assert told["data.max_length"] == "--max-length"
+    assert told["data.sets.0.source.path"] == "--data"
+    assert told["train.epochs"] == told["data.packing.name"] == "default"
+    assert told["train.steps_per_epoch"] == told["data.rows.kept"] == "computed"

@@ -71,6 +71,10 @@ class DataSource(Part, ABC):
         """The folder that a record's image paths start from."""
         return Path(record.file).parent
 
+    def resolved(self) -> str | None:
+        """The commit that was read, for sources that have such a thing."""
+        return None
+
     @abstractmethod
     def fingerprint(self) -> str:
         """sha256 of the content, so that an artefact can say what it was trained on."""

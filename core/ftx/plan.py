@@ -163,6 +163,7 @@ class Plan:
             "system": one.system,
             "columns": one.columns,
             "sha256": self.prepared.hashes[index],
+            **({"commit": commit} if (commit := one.source.resolved()) else {}),
             **({"rows": ledgers[index].as_dict()} if ledgers else {}),
         }
 

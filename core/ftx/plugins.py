@@ -137,7 +137,26 @@ class Registry:
         return [sentence for found in self.pm.hook.ftx_check_plan(plan=plan) for sentence in found or ()]
 
     def add_commands(self, group: CommandGroup) -> None:
-        self.pm.hook.ftx_add_commands(group=group)
+        """Let every plugin add its commands; one that fails is taken out, with all else it brought."""
+        for name, plugin in self.pm.list_name_plugin():
+            add = getattr(plugin, "ftx_add_commands", None)
+            if add is None:
+                continue
+            try:
+                add(group=group)
+            # As when it is loaded: a stranger may fail in any way, and must not stop ftx.
+            except (Exception, SystemExit) as error:
+                if name in BUILTIN:
+                    raise
+                self._remove(name, plugin, error)
+
+    def _remove(self, name: str, plugin: object, error: BaseException) -> None:
+        self.pm.unregister(plugin)
+        gone = [key for key, origin in self.origins.items() if origin.plugin == name]
+        origin = self.origins[gone[0]] if gone else Origin(name, "?", "?")
+        for kind, part in gone:
+            del self.parts[kind][part], self.origins[kind, part]
+        self.refused.append(Refused(origin, f"{type(error).__name__}: {error}"))
 
 
 def load_registry(strangers: str | None = None) -> Registry:
@@ -169,5 +188,5 @@ def _add_stranger(registry: Registry, entry: EntryPoint) -> None:
     try:
         registry.add(entry.load(), origin)
     # A stranger's module may fail in any way at import, and must not stop ftx: the reason is kept and shown.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         registry.refused.append(Refused(origin, f"{type(error).__name__}: {error}"))

@@ -156,6 +156,8 @@ class Recipe(_Section):
     @field_validator("method", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {"name": "lora", **value}
         return {"name": value} if isinstance(value, str) else value
 
     @field_validator("method")

@@ -62,9 +62,10 @@ class Run:
 
 def _make_folder(plan: Plan) -> None:
     folder = plan.out
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not _is_free(folder):
         held = "another run" if (folder / "plan.json").exists() else "other files"
-        raise RecipeError(f"out: {folder} holds {held}; give another --out, or continue with --resume auto")
+        go_on = ", or continue with --resume auto" if checkpoints_in(folder) else ""
+        raise RecipeError(f"out: {folder} holds {held}; give another --out{go_on}")
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,6 +73,21 @@ def _make_folder(plan: Plan) -> None:
     write_text(folder / "plan.json", plan_text(plan))
     if plan.prepared.ledgers and plan.ledger.rejected:
         write_text(folder / "rejects.jsonl", "".join(plan.prepared.rejects()))
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether nothing would be lost: an empty folder, or a run that ended before it saved anything."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    begun = {"plan.json", EVENTS, "rejects.jsonl", CHECKPOINTS}
+    if not names:
+        return True
+    if "plan.json" not in names or not names <= begun or any((folder / CHECKPOINTS).glob("*")):
+        return False
+    for name in names - {CHECKPOINTS}:
+        (folder / name).unlink()
+    return True
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

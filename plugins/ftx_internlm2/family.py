@@ -48,8 +48,7 @@ class InternLM2(ModelFamily):
     ) -> PreTrainedModel:
         from ftx_internlm2.modeling import InternLM2Config, InternLM2ForCausalLM
 
-        kept = {k: v for k, v in _config(folder).items() if k not in ("auto_map", "attn_implementation")}
-        config = InternLM2Config(**kept)
+        config = InternLM2Config(**_known(_config(folder)))
         return loaded(InternLM2ForCausalLM, folder, config, dtype, device, attention, quantization)
 
     def tokenizer(self, folder: Path) -> Tokenizer:
@@ -89,6 +88,10 @@ class _Config(BaseModel, strict=True):
     hidden_act: str = "silu"
     bias: bool = True
     tie_word_embeddings: bool = False
+    initializer_range: float = Field(0.02, ge=0)
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
 
     @model_validator(mode="after")
     def _heads_divide(self) -> _Config:
@@ -115,6 +118,11 @@ def _config(folder: Path) -> dict[str, Any]:
     if checked.hidden_act not in ACT2FN:
         raise ModelError(f"{folder / 'config.json'}: hidden_act: '{checked.hidden_act}' is not known")
     return {"bias": checked.bias, **config}  # absent, it is true, other than Llama's
+
+
+def _known(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys that were checked. Others would reach transformers unchecked, and some of them change the model."""
+    return {key: value for key, value in config.items() if key in _Config.model_fields}
 
 
 def _expected(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:

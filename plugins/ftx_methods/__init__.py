@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ftx import TrainMethod, hookimpl
+
+if TYPE_CHECKING:
+    from ftx.plan import Plan
 
 
 @hookimpl
@@ -13,3 +17,10 @@ def ftx_train_methods() -> Iterable[type[TrainMethod]]:
     from ftx_methods.lora import LoRA, QLoRA
 
     return [LoRA, QLoRA, Full]
+
+
+@hookimpl
+def ftx_check_plan(plan: Plan) -> Iterable[str]:
+    from ftx_methods.lora import LoRA, target_problems
+
+    return target_problems(plan.method, plan.family, plan.base) if isinstance(plan.method, LoRA) else ()

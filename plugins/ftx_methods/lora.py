@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from ftx import ModelFamily, TrainMethod
+from ftx.checkpoint_files import Checkpoint
+from ftx.errors import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +31,9 @@ class LoRA(TrainMethod):
     rank: int = Field(16, ge=1, description="inner size of the adapters")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of adapter inputs dropped in training")
-    targets: list[str] | None = Field(None, description="leaf names of tuned modules; default: the family's")
+    targets: list[str] | None = Field(
+        None, min_length=1, description="leaf names of tuned modules; default: the family's"
+    )
 
     def prepare(self, model: PreTrainedModel, family: ModelFamily, resume: Path | None) -> PreTrainedModel:
         from peft import LoraConfig, PeftModel, get_peft_model
@@ -72,3 +76,20 @@ class QLoRA(LoRA):
             bnb_4bit_use_double_quant=self.double_quantization,
             bnb_4bit_compute_dtype=compute_dtype,
         )
+
+
+def target_problems(method: LoRA, family: ModelFamily, base: Path) -> Iterable[str]:
+    """One sentence per target that the model in `base` does not have, by the leaf names of its weights."""
+    layout = family.layout(base)
+    weights = {
+        name
+        for stored in Checkpoint.of(base).tensors
+        for name in layout.native_names(stored)
+        if name.endswith(".weight") and not name.endswith("norm.weight")
+    }
+    leaves = {name.split(".")[-2] for name in weights} - {"embed_tokens"}
+    for target in method.targets or ():
+        if target == "lm_head" and not any(name.startswith("lm_head.") for name in weights):
+            yield "method.targets: lm_head is tied to the embedding in this model and cannot be tuned apart from it"
+        elif target not in leaves:
+            yield f"method.targets: '{target}' is no linear layer of this model; {did_you_mean(target, leaves)}"

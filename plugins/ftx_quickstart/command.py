@@ -24,6 +24,7 @@ def quickstart(registry: Registry, name: str, out: Path | None, method: str, jso
 
     if not name.strip():
         raise RecipeError("--name: give a name that is not empty")
+    registry.method(method)
     console = Console(json_lines=json_lines)
     result = first_run(registry, name.strip(), out or free_folder(Path("runs")), method, console)
     show(result, console)

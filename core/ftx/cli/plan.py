@@ -32,7 +32,7 @@ def plan(
 
     console = Console(json_lines=json_lines)
     if show_schema:
-        console.output(json.dumps(schema(registry), ensure_ascii=False, indent=1))
+        console.output(json.dumps(schema(registry), ensure_ascii=False, indent=None if json_lines else 1))
         return
     made: Plan = make_plan(written_recipe(recipe, family, data, given), registry)
     if json_lines:
