@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftx.atomic import hash_text, sha256_of
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError
 
@@ -47,6 +49,23 @@ def loaded(
     return model.eval()
 
 
+# All that decides how a folder's text becomes ids.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+def _content(folder: Path, options: dict[str, Any]) -> str:
+    """sha256 of a tokenizer's files, the options and the libraries that read them."""
+    files = {name: sha256_of(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
+    readers = {package: version(package) for package in ("transformers", "tokenizers")}
+    return hash_text(repr((sorted(files.items()), sorted(options.items()), sorted(readers.items()))))
+
+
 def load_tokenizer(folder: Path, **options: Any) -> Tokenizer:
     """The tokenizer of a model folder, without remote code. Raises ModelError.
 
@@ -64,7 +83,8 @@ def load_tokenizer(folder: Path, **options: Any) -> Tokenizer:
             raise ModelError(f"the tokenizer of {folder} cannot be read: {file.name} is empty")
     logging.set_verbosity_error()
     try:
-        return Tokenizer(TokenizersBackend.from_pretrained(str(folder), local_files_only=True, **options))
+        read = TokenizersBackend.from_pretrained(str(folder), local_files_only=True, **options)
+        return Tokenizer(read, _content(folder, options))
     # The tokenizers library raises bare Exception for a broken file, sentencepiece RuntimeError: no narrower net holds.
     except Exception as error:
         raise ModelError(f"the tokenizer of {folder} cannot be read: {str(error).splitlines()[0]}") from error

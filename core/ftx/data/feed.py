@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
-from ftx.data.pack import best_fit, fill, strung
+from ftx.data.pack import best_fit, strung
 from ftx.data.schedule import batch_rows
 from ftx.data.store import Sample, Store
 
@@ -100,9 +100,8 @@ class Packed(Feed):
 
     def __init__(self, samples: Samples, capacity: int, seed: int) -> None:
         self._samples = samples
-        lengths = samples.lengths.tolist()
-        self._rows = best_fit(lengths, capacity, seed)
-        self.fill = fill(lengths, self._rows, capacity)
+        self._rows = best_fit(samples.lengths, capacity, seed)
+        self.fill = int(samples.lengths.sum()) / (capacity * len(self._rows))
 
     def __len__(self) -> int:
         return len(self._rows)

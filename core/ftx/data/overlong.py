@@ -8,6 +8,7 @@ from typing import Literal
 
 from ftx.data.conversation import Conversation, Message, RowError
 from ftx.data.template import Encoded
+from ftx.data.tokens import Tokenizer
 
 Policy = Literal["truncate", "split", "reject", "cut"]
 REMEDY = "raise data.max_length, or set data.overlong to split or cut"
@@ -28,17 +29,23 @@ class Fitter:
     truncate: whole turns are dropped from the end; of a plain text, its end. split: turns are spread over several
     samples, each with the system message; a plain text is cut into stretches. reject: the row is refused. cut: the
     row ends after `limit` tokens, wherever that is, as XTuner's do. No image is ever divided: it is one place in a row
-    until its family lays it out. `longest_token` is in characters; `encode` may raise RowError.
+    until its family lays it out. `encode` may raise RowError.
     """
 
     policy: Policy
     limit: int
-    longest_token: int
+    tokenizer: Tokenizer
     encode: Callable[[Conversation], Encoded]
 
     def too_long_to_read(self, conversation: Conversation) -> bool:
         """Whether the row surely exceeds the limit, so that tokenising all of it would be wasted."""
-        return _size(conversation.messages) + len(str(conversation.tools)) > self.limit * self.longest_token
+        size = _size(conversation.messages) + (len(str(conversation.tools)) if conversation.tools else 0)
+        return size > self.limit and size > self._most_characters
+
+    @property
+    def _most_characters(self) -> int:
+        """No row of more characters has as few tokens as the limit."""
+        return self.limit * self.tokenizer.longest_token
 
     def fit(self, conversation: Conversation, row: Encoded | None) -> Fitted:
         """The row's samples. `row` is None when it is too long to read. Raises RowError when nothing can be kept."""
@@ -55,7 +62,7 @@ class Fitter:
 
     def _readable(self, conversation: Conversation) -> Conversation:
         """The conversation up to where the limit surely is."""
-        left = self.limit * self.longest_token
+        left = self._most_characters
         kept: list[Message] = []
         for message in conversation.messages:
             kept.append(replace(message, content=message.content[:left]))
@@ -74,7 +81,7 @@ class Fitter:
 
     def _stretches(self, message: Message) -> Iterator[Message]:
         """A huge text in readable parts, cut after a line where there is one; the last one ends as the text does."""
-        size = self.limit * self.longest_token
+        size = self._most_characters
         at = 0
         while at < len(message.content):
             stop = at + size
@@ -117,7 +124,7 @@ class Fitter:
             middle = min(2 * low or 1, (low + high + 1) // 2)
             messages = (*head, *(message for turns in exchanges[at : at + middle] for message in turns))
             row = None
-            if _size(messages) <= self.limit * self.longest_token:
+            if _size(messages) <= self._most_characters:
                 row = self.encode(replace(conversation, messages=messages))
             if row is not None and len(row.ids) <= self.limit:
                 low, best = middle, row

@@ -6,49 +6,94 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, pairwise
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CHUNK = 1 << 16  # samples whose lengths are Python's numbers at a time
 CALL = 1000  # samples that XTuner's packer gets at once: the batch size of datasets.map
 
 
-def best_fit(lengths: Sequence[int], capacity: int, seed: int = 0) -> list[list[int]]:
+class Rows(Sequence[list[int]]):
+    """Sample numbers row by row, in two arrays: a million of them are a few megabytes."""
+
+    def __init__(self, row_of: NDArray[np.int32], order: Sequence[int]) -> None:
+        """`row_of` names each sample's row, `order` lists the rows as they are to stand."""
+        import numpy as np
+
+        place = np.empty(len(order), np.int32)
+        place[np.asarray(order, np.int64)] = np.arange(len(order), dtype=np.int32)
+        placed = place[row_of] if len(order) else row_of
+        self._samples = np.argsort(placed, kind="stable")
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(placed, minlength=len(order)))])
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, row: int) -> list[int]:  # type: ignore[override]
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)
+        row %= len(self)
+        found: list[int] = self._samples[self._starts[row] : self._starts[row + 1]].tolist()
+        return found
+
+
+def best_fit(lengths: Sequence[int] | NDArray[np.int64], capacity: int, seed: int = 0) -> Rows:
     """Sample numbers of each row: every sample once, whole, no row longer than `capacity` tokens.
 
     Best fit, longest first (Johnson 1974): a sample goes to the fullest row that still has room for it. Samples of
     equal length are taken in an order drawn from `seed`, as are the finished rows, so that the result depends on
     nothing else. Raises ValueError for a sample longer than `capacity`.
     """
-    longest = max(lengths, default=0)
+    import numpy as np
+
+    sizes = np.asarray(lengths, np.int64)
+    longest = int(sizes.max(initial=0))
     if longest > capacity:
         raise ValueError(f"a sample of {longest} tokens does not fit into a row of {capacity}")
-    shuffled = random.Random(seed)
-    order = list(range(len(lengths)))
-    shuffled.shuffle(order)
-    order.sort(key=lambda i: -lengths[i])  # stable: equal lengths keep their drawn order
-    rows: list[list[int]] = []
-    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by the tokens they have left
-    rooms = 0  # bit r is set when a row with r tokens left exists
-    for sample in order:
-        length = lengths[sample]
-        fitting = rooms >> length
+    drawn = np.random.RandomState(seed % (1 << 32)).permutation(len(sizes))
+    order = drawn[np.argsort(-sizes[drawn], kind="stable")]  # equal lengths keep their drawn order
+    row_of = np.empty(len(sizes), np.int32)
+    fitter = _BestFit(capacity)
+    for at in range(0, len(order), CHUNK):
+        part = order[at : at + CHUNK]
+        row_of[part] = [fitter.row_for(length) for length in sizes[part].tolist()]
+    rows = list(range(fitter.rows))
+    random.Random(seed).shuffle(rows)
+    return Rows(row_of, rows)
+
+
+class _BestFit:
+    """Open rows by the tokens they have left."""
+
+    def __init__(self, capacity: int) -> None:
+        self.rows = 0
+        self._capacity = capacity
+        self._with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
+        self._rooms = 0  # bit r is set when a row with r tokens left is open
+
+    def row_for(self, length: int) -> int:
+        """The row that a sample of `length` tokens goes to: the fullest with room for it, or a new one."""
+        fitting = self._rooms >> length
         if fitting:
             room = length + (fitting & -fitting).bit_length() - 1
-            row = with_room[room].pop()
-            if not with_room[room]:
-                rooms ^= 1 << room
+            row = self._with_room[room].pop()
+            if not self._with_room[room]:
+                self._rooms ^= 1 << room
         else:
-            room, row = capacity, len(rows)
-            rows.append([])
-        rows[row].append(sample)
+            room, row = self._capacity, self.rows
+            self.rows += 1
         if left := room - length:
-            with_room[left].append(row)
-            rooms |= 1 << left
-    shuffled.shuffle(rows)
-    return rows
+            self._with_room[left].append(row)
+            self._rooms |= 1 << left
+        return row
 
 
-def fill(lengths: Sequence[int], rows: Sequence[Sequence[int]], capacity: int) -> float:
+def fill(lengths: Sequence[int] | NDArray[np.int64], rows: Rows, capacity: int) -> float:
     """The share of the rows' places that hold tokens."""
-    return sum(lengths[i] for row in rows for i in row) / (capacity * len(rows)) if rows else 0.0
+    return int(sum(lengths)) / (capacity * len(rows)) if len(rows) else 0.0
 
 
 @dataclass

@@ -90,7 +90,7 @@ def samples_of(
 
     Raises DataError for what cannot be read at all; RecipeError when an answer's stop token cannot be proven.
     """
-    fitter = Fitter(how.overlong, how.max_length, how.tokenizer.longest_token, how.encode)
+    fitter = Fitter(how.overlong, how.max_length, how.tokenizer, how.encode)
     source = one.source.records()
     while records := list(islice(source, BATCH)):
         for record, outcome in zip(records, _outcomes(one, records, how, fitter), strict=True):

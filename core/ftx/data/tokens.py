@@ -22,10 +22,12 @@ class Tokenizer:
     ordinary characters. Special tokens come only from `special`.
     """
 
-    def __init__(self, hf: PreTrainedTokenizerBase) -> None:
+    def __init__(self, hf: PreTrainedTokenizerBase, fingerprint: str | None = None) -> None:
+        """`fingerprint` names what `hf` was read from; without it the whole vocabulary is hashed when asked for."""
         if not getattr(hf, "is_fast", False):
             raise ModelError("the tokenizer has no fast form: add a tokenizer.json to the model folder")
         self.hf = hf
+        self._content = fingerprint
         self._plain = copy.deepcopy(hf.backend_tokenizer)
         self._plain.encode_special_tokens = True
         self._plain.no_padding()
@@ -111,4 +113,4 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of all that decides how text becomes ids."""
-        return hash_text(self._plain.to_str() + self.bos + repr(sorted(self.eos_ids)))
+        return self._content or hash_text(self._plain.to_str() + self.bos + repr(sorted(self.eos_ids)))
