@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,6 @@ BAD: list[tuple[Any, Any, str]] = [
     (GOOD, messages(Q, A, tools=[{"name": "\ud800"}]), "the text holds half a character (\\ud800)"),
     (GOOD, messages(Q, A, tools=[{"na\x00me": "sum"}]), "the text holds a NUL character"),
     (GOOD, messages(Q, A, tools=[{"name": "a<|im_end|>"}]), "a tool or call holds a special token"),
-    (GOOD, messages(Q, A, tools=[{"name": nested(600)}]), "a tool or call is nested too deeply; write it flatter"),
 ]
 IDS = [f"{number}: {words[:50]!a}" for number, (_, _, words) in enumerate(BAD)]
 
@@ -219,7 +219,7 @@ def test_a_broken_first_line_does_not_hide_what_the_others_hold(ftx: Plan, tmp_p
         ("{'messages': []}", "broken JSON: Expecting property name"),
         ('{"messages": "a\x00b"}', "broken JSON: Invalid control character"),
         ("\x00" * 20, "broken JSON: Expecting value"),
-        ('{"messages": ' + "[" * 3000 + "]" * 3000 + "}", "broken JSON: nested too deeply"),
+        pytest.param('{"messages": ' + "[" * 200_000, "broken JSON: nested too deeply", id="nested"),
         ('{"messages": ' + "9" * 5000 + "}", "broken JSON: Exceeds the limit"),
     ],
 )
@@ -273,14 +273,13 @@ def test_a_parquet_column_of_another_type(column: Any, words: str, ftx: Plan, tm
 @pytest.mark.parametrize(
     "column",
     [
-        pyarrow.array([1000, 1001], pyarrow.timestamp("ns")),
         pyarrow.array([0, 10**15], pyarrow.timestamp("s")),
         pyarrow.array([0, 10**7], pyarrow.date32()),
         pyarrow.StringArray.from_buffers(
             2, pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pyarrow.py_buffer(b"ab\xff\xfe")
         ),
     ],
-    ids=["nanoseconds", "a far time", "a far day", "no UTF-8"],
+    ids=["a far time", "a far day", "no UTF-8"],
 )
 def test_a_parquet_cell_that_python_cannot_hold_is_one_bad_row(column: Any, ftx: Plan, tmp_path: Path) -> None:
     table = pyarrow.table({"instruction": ["a", "b"], "output": ["c", "d"], "other": column})
@@ -288,6 +287,22 @@ def test_a_parquet_cell_that_python_cannot_hold_is_one_bad_row(column: Any, ftx:
     assert "row 2: a cell does not read: " in refusal(ftx, tmp_path / "rows.parquet")
     rows = account(ftx, tmp_path / "rows.parquet", 1)
     assert (rows["read"], rows["kept"], rows["rejected"]) == (2, 1, 1)
+
+
+def test_nanoseconds_in_parquet_are_accounted_for(ftx: Plan, tmp_path: Path) -> None:
+    """Where pandas is installed they read, into a type of its own."""
+    column = pyarrow.array([1000, 1001], pyarrow.timestamp("ns"))
+    table = pyarrow.table({"instruction": ["a", "b"], "output": ["c", "d"], "other": column})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    rows = account(ftx, tmp_path / "rows.parquet", 1)
+    assert rows["rejected"] == (0 if find_spec("pandas") else 1)
+
+
+def test_a_tool_nested_deeply_is_refused(ftx: Plan, tmp_path: Path) -> None:
+    """How deep is too deep for Python's own functions depends on its version."""
+    file = put(tmp_path / "rows.jsonl", [GOOD, messages(Q, A, tools=[{"name": nested(600)}])])
+    told = refusal(ftx, file)
+    assert "row 2: a tool or call is nested too deeply" in told or "row 2: the chat template has no place for" in told
 
 
 def test_two_parquet_columns_of_one_name_are_refused(ftx: Plan, tmp_path: Path) -> None:

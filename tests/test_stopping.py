@@ -102,7 +102,7 @@ def test_a_second_ctrl_c_stops_at_once_and_spoils_nothing(
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "stopped at once" in err
     assert "Traceback" not in err
     assert [p.name for p in checkpoints_in(out)] == ["step-00000002", "step-00000004"]

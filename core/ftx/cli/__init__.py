@@ -43,16 +43,16 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         console.error("usage", 2, [error.format_message()])
         return 2
-    except (MemoryError, RuntimeError) as error:
-        # torch is not imported here, so that its error, a RuntimeError, is known by its name.
-        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
-            raise
-        console.error(OutOfMemory.kind, OutOfMemory.exit_code, ["there is not enough memory for this model"])
-        return OutOfMemory.exit_code
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does: nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (KeyboardInterrupt, click.Abort):
         console.error("interrupted", STOPPED_AT_ONCE, ["stopped at once; what was saved before is whole"])
         return STOPPED_AT_ONCE
+    except (MemoryError, RuntimeError) as error:
+        # torch is not imported here, so that its error, a RuntimeError as click's Abort is, is known by its name.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        console.error(OutOfMemory.kind, OutOfMemory.exit_code, ["there is not enough memory for this model"])
+        return OutOfMemory.exit_code
     return 0

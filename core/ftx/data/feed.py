@@ -27,8 +27,8 @@ class Samples:
 
         self._stores = stores
         self._starts = np.asarray(list(accumulate(map(len, stores), initial=0)))
-        self._order = order
-        self.lengths: NDArray[np.int64] = np.concatenate([one.lengths for one in stores])[order]
+        self._order = order.astype(np.int32)
+        self.lengths: NDArray[np.int32] = np.concatenate([one.lengths for one in stores])[order]
         self.labelled: NDArray[np.int32] = np.concatenate([one.labelled for one in stores])[order]
 
     def __len__(self) -> int:

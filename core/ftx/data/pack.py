@@ -26,7 +26,7 @@ class Rows(Sequence[list[int]]):
         place = np.empty(len(order), np.int32)
         place[np.asarray(order, np.int64)] = np.arange(len(order), dtype=np.int32)
         placed = place[row_of] if len(order) else row_of
-        self._samples = np.argsort(placed, kind="stable")
+        self._samples = np.argsort(placed, kind="stable").astype(np.int32)
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(placed, minlength=len(order)))])
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Rows(Sequence[list[int]]):
         return found
 
 
-def best_fit(lengths: Sequence[int] | NDArray[np.int64], capacity: int, seed: int = 0) -> Rows:
+def best_fit(lengths: Sequence[int] | NDArray[np.int32], capacity: int, seed: int = 0) -> Rows:
     """Sample numbers of each row: every sample once, whole, no row longer than `capacity` tokens.
 
     Best fit, longest first (Johnson 1974): a sample goes to the fullest row that still has room for it. Samples of
@@ -49,11 +49,11 @@ def best_fit(lengths: Sequence[int] | NDArray[np.int64], capacity: int, seed: in
     """
     import numpy as np
 
-    sizes = np.asarray(lengths, np.int64)
+    sizes = np.asarray(lengths, np.int32)
     longest = int(sizes.max(initial=0))
     if longest > capacity:
         raise ValueError(f"a sample of {longest} tokens does not fit into a row of {capacity}")
-    drawn = np.random.RandomState(seed % (1 << 32)).permutation(len(sizes))
+    drawn = np.random.RandomState(seed % (1 << 32)).permutation(len(sizes)).astype(np.int32)
     order = drawn[np.argsort(-sizes[drawn], kind="stable")]  # equal lengths keep their drawn order
     row_of = np.empty(len(sizes), np.int32)
     fitter = _BestFit(capacity)
@@ -91,7 +91,7 @@ class _BestFit:
         return row
 
 
-def fill(lengths: Sequence[int] | NDArray[np.int64], rows: Rows, capacity: int) -> float:
+def fill(lengths: Sequence[int] | NDArray[np.int32], rows: Rows, capacity: int) -> float:
     """The share of the rows' places that hold tokens."""
     return int(sum(lengths)) / (capacity * len(rows)) if len(rows) else 0.0
 

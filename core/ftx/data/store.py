@@ -101,7 +101,7 @@ class Store(Sequence[Sample]):
         arrays = {name: _mapped(folder / f"{name}.bin", np.dtype(dtype)) for name, dtype in FILES.items()}
         self._ids, self._learnt, self.starts = arrays["ids"], arrays["learnt"], arrays["starts"]
         self.labelled: NDArray[np.int32] = arrays["labelled"]
-        self.lengths: NDArray[np.int64] = np.diff(self.starts)
+        self.lengths: NDArray[np.int32] = np.diff(self.starts).astype(np.int32)
         tokens = self.starts[-1] if len(self.starts) == len(self.labelled) + 1 else -1
         if not len(self._ids) == len(self._learnt) == tokens:
             raise ValueError(f"{folder}: the arrays of the store do not fit each other")
