@@ -112,3 +112,32 @@ def test_what_is_no_model_is_refused(ftx: Any, tiny: Path, tmp_path: Path) -> No
     shutil.copytree(tiny, tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text('{"model_type": "gpt9"}')
     assert "no plugin reads model_type 'gpt9'" in ftx("chat", tmp_path / "m").err
+
+
+@pytest.mark.parametrize("question", ["\udcff", "a\x00b"])
+def test_a_question_that_is_no_text_is_refused(question: str, ftx: Any, run: Path) -> None:
+    """A byte that is no UTF-8 arrives from a shell as half a character."""
+    result = ftx("chat", run, "--once", question)
+    assert result.code == 2
+    assert "ask in whole UTF-8" in result.err
+
+
+@pytest.mark.parametrize("content", ["{broken", "[]", "{}", '{"base_model_name_or_path": 3}'])
+def test_an_adapter_that_names_no_base_is_refused(content: str, ftx: Any, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(content, "utf-8")
+    result = ftx("chat", tmp_path / "adapter", "--once", "a")
+    assert result.code == 2
+    assert "adapter" in result.err
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"kind": "thing"}, {"plan": None}, {"plan": {"template": {}}}, {"base": {}}, {"files": 3}, {"kind": ["adapter"]}],
+)
+def test_a_manifest_that_is_none_is_refused(broken: dict[str, Any], ftx: Any, tmp_path: Path) -> None:
+    whole = {"kind": "adapter", "base": {"path": "x"}, "plan": {"template": {"name": "default"}}, "files": {}}
+    (tmp_path / "ftx.json").write_text(json.dumps({**whole, **broken}), "utf-8")
+    for command in (("chat", tmp_path, "--once", "a"), ("merge", tmp_path)):
+        result = ftx(*command)
+        assert (result.code, "ftx.json cannot be read" in result.err) == (2, True)

@@ -70,6 +70,9 @@ class Artifact:
         try:
             manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
             sealed = {str(name): (int(f["size"]), str(f["sha256"])) for name, f in manifest["files"].items()}
+            known = manifest["kind"] in KINDS and isinstance(manifest["base"]["path"], str)
+            if not (known and isinstance(manifest["plan"]["template"]["name"], str)):
+                raise TypeError("it describes no artefact of ftx")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{folder / MANIFEST} cannot be read: {error!r}") from None
         problems = [problem for name, what in sealed.items() if (problem := _changed(folder, name, *what))]

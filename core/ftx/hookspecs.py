@@ -31,7 +31,7 @@ def ftx_data_sources() -> Iterable[type[DataSource]]:
 def ftx_data_formats() -> Iterable[type[DataFormat]]:
     """Called once at start. The row format classes this plugin brings. Since 0.1.
 
-    Detection asks them in the order of registration; the first that recognises all sampled rows wins.
+    Detection takes the one that recognises most of the sampled rows, the first registered among equals.
     """
 
 

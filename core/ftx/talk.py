@@ -11,7 +11,8 @@ from ftx.artifact import Artifact
 from ftx.atomic import weights_fingerprint
 from ftx.contracts import ModelFamily
 from ftx.data.choose import choose_template
-from ftx.data.conversation import Message
+from ftx.data.conversation import Message, RowError
+from ftx.data.encode import refuse_strange_characters
 from ftx.data.jinja import JinjaTemplate
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
@@ -46,6 +47,13 @@ class Answer:
     tokens: int
 
 
+def _refuse_strange(text: str) -> None:
+    try:
+        refuse_strange_characters(text)
+    except RowError as error:
+        raise RecipeError(f"{error.reason}; ask in whole UTF-8") from None
+
+
 @dataclass
 class Talk:
     """A loaded model with its tokenizer, template and stop ids, and the conversation so far."""
@@ -61,7 +69,12 @@ class Talk:
         self.history.clear()
 
     def ask(self, question: str, sampling: Sampling, show: Callable[[str], None] | None = None) -> Answer:
-        """The answer to `question` after the history, which then holds both. `show` gets the text as it comes."""
+        """The answer to `question` after the history, which then holds both. `show` gets the text as it comes.
+
+        Raises RecipeError for a question that is no text.
+        """
+        for text in (question, self.system or ""):
+            _refuse_strange(text)
         head = [Message("system", self.system)] if self.system else []
         asked = [*self.history, Message("user", question)]
         answer = self._generate(self.template.prompt([*head, *asked], self.tokenizer), sampling, show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def train(
     from ftx.plan import make_plan
     from ftx.train.fit import fit
 
-    console = Console(json_lines=json_lines)
+    # Under torchrun each process runs this; the others would say all things again.
+    first = os.environ.get("RANK", "0") == "0"
+    console = Console(json_lines=json_lines and first, quiet=not first)
     plan = make_plan(written, registry)
     for note in plan.notes:
         console.say(f"note: {note}")

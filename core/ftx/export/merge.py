@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +54,7 @@ def merge(artifact: Artifact, family: ModelFamily, base: Path, out: Path, consol
             plan=artifact.plan,
             base=artifact.manifest["base"],
             data=artifact.manifest["data"],
+            rows=artifact.manifest.get("rows"),
             metrics={
                 **artifact.manifest["metrics"],
                 "max_logit_difference": agreement.difference,
@@ -140,7 +140,7 @@ def _merged(name: str, stored: torch.Tensor, adapter: Adapter, layout: Layout) -
 
 def adapter_base(folder: Path) -> Path:
     """The base folder a peft adapter names. Raises ModelError."""
-    named = json.loads((folder / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
-    if not named:
+    named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
         raise ModelError(f"{folder} names no base model; give --base FOLDER")
     return Path(named)
