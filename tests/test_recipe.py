@@ -79,7 +79,7 @@ def test_an_unknown_key_is_named_with_the_closest(name: str, value: Any, sentenc
     ("changes", "sentence"),
     [
         ({"family": "intern"}, "family 'intern' is not known; did you mean 'internlm2'?"),
-        ({"family": "zzz"}, "family 'zzz' is not known; known: internlm2"),
+        ({"family": "zzz"}, "family 'zzz' is not known; known: internlm2, transformers"),
         ({"method": "lroa"}, "method 'lroa' is not known; did you mean 'lora'?"),
         ({"method": {"name": "zzz"}}, "method 'zzz' is not known; known: full, lora, qlora"),
         ({"template": "internlm3"}, "template: 'internlm3' is not known; did you mean 'internlm_chat'?"),
@@ -428,7 +428,7 @@ def test_the_schema_holds_the_options_of_every_method(ftx: Any) -> None:
     for name, part in registry.parts["method"].items():
         assert named[name] == {"name", *part.model_fields}
     assert {"rank", "alpha", "dropout", "targets"} <= named["lora"] < named["qlora"]
-    assert schema["properties"]["family"]["enum"] == ["auto", "internlm2"]
+    assert schema["properties"]["family"]["enum"] == ["auto", "internlm2", "transformers"]
     assert {one.get("const") for one in schema["properties"]["method"]["anyOf"]} >= {"lora", "qlora", "full"}
     formats = schema["$defs"]["SetRecipe"]["properties"]["format"]["enum"]
     assert formats == ["auto", *registry.parts["format"]]

@@ -170,7 +170,7 @@ class ModelFamily(Part, ABC):
         """The tensor mapping of the folder's checkpoint."""
 
     @abstractmethod
-    def lora_targets(self) -> list[str]:
+    def lora_targets(self, model: PreTrainedModel) -> list[str]:
         """Leaf names of the modules LoRA tunes unless the recipe names others."""
 
     def default_template(self) -> str:

@@ -60,7 +60,7 @@ class InternLM2(ModelFamily):
         kv_heads = int(config.get("num_key_value_heads") or heads)
         return InternLM2Layout(kv_heads, heads // kv_heads)
 
-    def lora_targets(self) -> list[str]:
+    def lora_targets(self, model: PreTrainedModel) -> list[str]:
         return ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
     def default_template(self) -> str:

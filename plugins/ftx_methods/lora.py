@@ -44,7 +44,7 @@ class LoRA(TrainMethod):
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=self.targets or family.lora_targets(),
+            target_modules=self.targets or family.lora_targets(model),
             task_type="CAUSAL_LM",
         )
         return get_peft_model(model, config)
