@@ -112,3 +112,14 @@ def test_system_texts_by_name(ftx: Any, tiny: Path, tmp_path: Path) -> None:
     recipe.write_text(recipe.read_text("utf-8").replace("coder", "codr"), "utf-8")
     result = ftx("plan", recipe)
     assert (result.code, result.err) == (2, "ftx: system_template: 'codr' is not known; did you mean 'coder'?\n")
+
+
+def test_a_stop_token_typed_into_an_answer_is_rejected_where_it_would_count(
+    ftx: Any, tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(chat("a", "b<|im_end|>c")) + "\n", "utf-8")
+    flags = ["--model", tiny, "--data", "rows.jsonl"]
+    assert ftx("plan", *flags).code == 0
+    result = ftx("plan", *flags, "--set", "data.typed_specials=true")
+    assert result.code == 3
+    assert "an answer holds the stop token '<|im_end|>' within" in result.err

@@ -17,7 +17,6 @@ from ftx.data.secrets import secrets_in
 from ftx.data.sets import DataSet
 
 EXAMPLES = 5  # places named for each kind of finding
-BARS = 12  # of the histogram
 
 
 @dataclass

@@ -13,7 +13,7 @@ from ftx.data.tokens import Tokenizer
 # A unit is tokenised in one go and labelled alike: (text, (), loss), or ("", ids, loss) when its ids are known.
 Unit = tuple[str, tuple[int, ...], bool]
 
-# Characters from the private use area stand for messages while a shape is rendered, one each; no row may hold them.
+# Characters from the private use area stand for messages while a shape is rendered, one each; no template has them.
 _FIRST, _LAST = 0xE100, 0xF800
 _PLACE = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
 
@@ -42,7 +42,7 @@ class Encoder:
         self._template = template
         self._tokenizer = tokenizer
         self._typed = typed_specials
-        self._shapes: dict[Shape, list[_Step] | None] = {}
+        self._shapes: dict[Shape, list[_Step]] = {}
 
     def rows(self, conversations: Iterable[Conversation]) -> list[Encoded | RowError]:
         """Each conversation's row, or what is wrong with it."""
@@ -61,15 +61,14 @@ class Encoder:
             refuse_strange_characters(message.content)
         if conversation.messages[0].role == "text":
             return list(units(_text_pieces(conversation.messages[0]), self._tokenizer, self._typed))
-        steps = self._steps(conversation) if self._is_plain(conversation) else None
-        if steps is None:
+        if not self._is_plain(conversation):
             return list(units(self._template.pieces(conversation), self._tokenizer, self._typed))
         said = [message.content for message in conversation.messages]
         return [
             ("".join([part if isinstance(part, str) else said[part] for part in step.parts]), (), step.loss)
             if step.parts
             else ("", tuple(step.ids), step.loss)
-            for step in steps
+            for step in self._steps(conversation)
         ]
 
     def _is_plain(self, conversation: Conversation) -> bool:
@@ -81,7 +80,7 @@ class Encoder:
             for m in conversation.messages
         )
 
-    def _steps(self, conversation: Conversation) -> list[_Step] | None:
+    def _steps(self, conversation: Conversation) -> list[_Step]:
         shape = tuple([(message.role, message.loss) for message in conversation.messages])
         if shape not in self._shapes:
             self._shapes[shape] = self._rendered(conversation)

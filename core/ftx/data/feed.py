@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
-from ftx.data.pack import best_fit, strung
+from ftx.data.pack import best_fit, fill, strung
 from ftx.data.schedule import batch_rows
 from ftx.data.store import Sample, Store
 
@@ -101,7 +101,7 @@ class Packed(Feed):
     def __init__(self, samples: Samples, capacity: int, seed: int) -> None:
         self._samples = samples
         self._rows = best_fit(samples.lengths, capacity, seed)
-        self.fill = int(samples.lengths.sum()) / (capacity * len(self._rows))
+        self.fill = fill(samples.lengths, self._rows, capacity)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -138,10 +138,10 @@ class Strung(Feed):
         first = int(np.searchsorted(self._ends, start, side="right"))
         parts: list[Sample] = []
         at = self._ends[first] - int(self._samples.lengths[self._order[first]])
-        for number in self._order[first:]:
+        for place in range(first, len(self._order)):
             if at >= stop:
                 break
-            one = self._samples[number]
+            one = self._samples[self._order[place]]
             inside = slice(max(0, start - at), stop - at)
             parts.append(Sample(one.ids[inside], one.learnt[inside]))
             at += len(one)

@@ -93,7 +93,9 @@ class _BestFit:
 
 def fill(lengths: Sequence[int] | NDArray[np.int32], rows: Rows, capacity: int) -> float:
     """The share of the rows' places that hold tokens."""
-    return int(sum(lengths)) / (capacity * len(rows)) if len(rows) else 0.0
+    import numpy as np
+
+    return int(np.sum(lengths, dtype=np.int64)) / (capacity * len(rows)) if len(rows) else 0.0
 
 
 @dataclass

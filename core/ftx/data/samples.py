@@ -55,14 +55,24 @@ class Preparation:
     def rows(self, conversations: Sequence[Conversation]) -> list[Encoded | RowError]:
         """The row of each conversation, or what is wrong with it. Raises RecipeError for an unproven stop token."""
         found = self.encoder.rows(conversations)
-        for conversation, row in zip(conversations, found, strict=True):
-            if isinstance(row, Encoded) and self.answers(row, conversation) < conversation.learnt_turns:
-                raise RecipeError(
-                    f"template '{self.template.name}' leaves an answer without its labelled stop token "
-                    f"'{self.tokenizer.decode([self.stop or 0])}', so the model would not learn to stop; name another "
-                    "template"
-                )
-        return found
+        return [
+            self._proven(conversation, row) if isinstance(row, Encoded) else row
+            for conversation, row in zip(conversations, found, strict=True)
+        ]
+
+    def _proven(self, conversation: Conversation, row: Encoded) -> Encoded | RowError:
+        """The row, when each learnt answer has its stop token once. Raises RecipeError when one has none."""
+        if self.stop is None or conversation.messages[0].role == "text":
+            return row
+        found, stop = row.times_learnt(self.stop), self.tokenizer.decode([self.stop])
+        if found < conversation.learnt_turns:
+            raise RecipeError(
+                f"template '{self.template.name}' leaves an answer without its labelled stop token '{stop}', so the "
+                "model would not learn to stop; name another template"
+            )
+        if found > conversation.learnt_turns:
+            return RowError(f"an answer holds the stop token '{stop}' within", "remove it, or leave typed_specials out")
+        return row
 
     def encode(self, conversation: Conversation) -> Encoded:
         """One conversation's row. Raises RowError, RecipeError."""
