@@ -19,7 +19,7 @@ import pytest
 from conftest import TINY, chat
 from ftx import Conversation, RowError
 from ftx.data.choose import choose_template
-from ftx.data.images import MAX_SIDE, check_image
+from ftx.data.images import MAX_SIDE, look_at
 from ftx.data.jinja import JinjaTemplate
 from ftx.data.load import Prepared, prepare
 from ftx.data.overlong import Policy
@@ -495,9 +495,10 @@ def pictures(tmp_path: Path) -> Path:
 )
 def test_a_picture_that_is_not_there_whole_and_small_is_refused(name: str, words: str, pictures: Path) -> None:
     with pytest.raises(RowError) as caught:
-        check_image(pictures, name)
+        look_at(pictures, name)
     assert words in str(caught.value)
-    assert check_image(pictures, "below/a.png") == (90, 70)
+    seen = look_at(pictures, "below/a.png")
+    assert (seen.width, seen.height) == (90, 70)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "TGA", "DDS", "JPEG2000"])
@@ -513,7 +514,7 @@ def test_a_damaged_picture_opens_or_is_refused(kind: str, tmp_path: Path) -> Non
             raw[rnd.randrange(min(len(raw), 128))] = rnd.randrange(256)
         (tmp_path / "a").write_bytes(raw)
         with suppress(RowError):
-            check_image(tmp_path, "a")
+            look_at(tmp_path, "a")
 
 
 # rows that are too long

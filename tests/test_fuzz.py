@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from conftest import TINY
-from ftx import FtxError, RowError
+from ftx import FtxError, ImageProcessor, RowError
 from ftx.data.choose import choose_template
 from ftx.data.load import Prepared, prepare
 from ftx.data.overlong import Policy
 from ftx.data.samples import Preparation
 from ftx.data.sets import DataSet, open_set
 from ftx.data.store import Sample
+from ftx.data.template import IMAGE_ID
 from ftx.data.tokens import Tokenizer
 from ftx.plugins import Registry, load_registry
 from ftx_internlm2.family import InternLM2
@@ -352,12 +353,25 @@ def test_every_row_is_accounted_for_whatever_it_holds(
     for template in TEMPLATES:
         policy, limit = rnd.choice(POLICIES), 2048 if template == "default" else rnd.choice(LIMITS)
         chosen = choose_template(template, tokenizer, "default")
-        how = Preparation(chosen, tokenizer, limit, policy, reads_images=template != "tokenizer")
+        how = Preparation(chosen, tokenizer, limit, policy, images=Eyes() if template != "tokenizer" else None)
         prepared = prepare([one], how, {})
         check_account(prepared, lines, str(path))
         check_samples(prepared, how)
         trained += prepared.ledger.trained
     assert trained > ROWS / 4 or kind in ("openai with tools", "preference"), "too few rows are whole to prove anything"
+
+
+class Eyes(ImageProcessor):
+    """Pictures that take more places the wider they are, between two tokens that are not."""
+
+    def key(self) -> dict[str, Any]:
+        return {}
+
+    def lay_out(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+        return [(5, *[IMAGE_ID] * (1 + width // 20), 6) for width, _ in sizes]
+
+    def pixels(self, pictures: Sequence[Any]) -> Any:
+        raise NotImplementedError
 
 
 def check_account(prepared: Prepared, lines: list[str], file: str) -> None:
@@ -390,6 +404,10 @@ def check_samples(prepared: Prepared, how: Preparation) -> None:
     assert len(store) == ledger.samples >= ledger.trained
     assert max(store.lengths, default=0) == ledger.longest <= how.max_length
     assert min(store.labelled, default=1) > 0
+    for sample in store:
+        whole = [Eyes().lay_out([(p.picture.width, p.picture.height)])[0] for p in sample.pictures]
+        assert [tuple(sample.ids[p.start : p.stop].tolist()) for p in sample.pictures] == whole
+        assert (sample.ids == IMAGE_ID).sum() == sum(map(len, whole)) - 2 * len(whole)
     stop = how.template.stop_id(how.tokenizer)
     if how.overlong != "cut":
         assert all(answer_ends(sample) <= {stop} for sample in store)

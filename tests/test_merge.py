@@ -47,7 +47,9 @@ def test_merged_equals_unmerged(run: Path, tmp_path: Path) -> None:
 
 def test_merge_keeps_layout_and_untouched_tensors_bit_for_bit(run: Path, tmp_path: Path) -> None:
     artifact = Artifact.open(run / "adapter")
-    merge_weights(Adapter.read(artifact.folder), FAMILY.layout(artifact.base), artifact.base, tmp_path)
+    merge_weights(
+        Adapter.read(artifact.folder), FAMILY.layout(artifact.base), FAMILY.checkpoint(artifact.base), tmp_path
+    )
     before = load_file(artifact.base / "model.safetensors")
     after = load_file(tmp_path / "model.safetensors")
     assert before.keys() == after.keys()
@@ -69,7 +71,7 @@ def test_a_bfloat16_base_in_shards_stays_so(run: Path, tmp_path: Path) -> None:
     (base / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
     out = tmp_path / "out"
     out.mkdir()
-    merge_weights(Adapter.read(run / "adapter"), FAMILY.layout(base), base, out)
+    merge_weights(Adapter.read(run / "adapter"), FAMILY.layout(base), FAMILY.checkpoint(base), out)
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == {f"model-0000{n}-of-00002.safetensors" for n in (1, 2)}
     for file in set(index["weight_map"].values()):
@@ -158,5 +160,5 @@ def test_one_shard_with_an_index_stays_readable(run: Path, tmp_path: Path) -> No
     (base / "model.safetensors").rename(base / "model-00001-of-00001.safetensors")
     index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
-    merge_weights(Adapter.read(run / "adapter"), FAMILY.layout(base), base, out)
+    merge_weights(Adapter.read(run / "adapter"), FAMILY.layout(base), FAMILY.checkpoint(base), out)
     assert Checkpoint.of(out).tensors.keys() == set(names)

@@ -101,7 +101,7 @@ def assert_same_bits(found: Weights, expected: Weights) -> None:
 
 def export(folder: Path, out: Path, **options: Any) -> Path:
     out.mkdir()
-    export_weights(load(folder).state_dict(), InternLM2().layout(folder), folder, out, **options)
+    export_weights(load(folder).state_dict(), InternLM2(), folder, out, **options)
     return out
 
 
@@ -142,7 +142,7 @@ def test_another_kind_of_model_is_refused(kind: Any, model: Path) -> None:
     set_config(model, model_type=kind)
     assert refusal(model) == f"{model} is a '{kind}' model, not internlm2; see `ftx plugins`"
     with pytest.raises(ModelError, match=f"no plugin reads model_type '{kind}' of .*; families: internlm2"):
-        find_family("auto", model, load_registry("none"))
+        find_family({"name": "auto"}, model, load_registry("none"))
 
 
 @pytest.mark.parametrize(
@@ -569,7 +569,7 @@ def test_what_was_trained_is_what_is_written(model: Path, tmp_path: Path) -> Non
         for parameter in tuned.parameters():
             parameter.mul_(1.5)
     (tmp_path / "out").mkdir()
-    export_weights(tuned.state_dict(), InternLM2().layout(model), model, tmp_path / "out")
+    export_weights(tuned.state_dict(), InternLM2(), model, tmp_path / "out")
     assert_same_bits(stored(tmp_path / "out"), {name: t * 1.5 for name, t in stored(model).items()})
 
 
@@ -577,4 +577,4 @@ def test_a_model_that_lacks_a_parameter_is_not_written(model: Path, tmp_path: Pa
     native = load(model).state_dict()
     del native["model.layers.1.self_attn.k_proj.weight"]
     with pytest.raises(ModelError, match=r"no parameter model\.layers\.1\.self_attn\.k_proj\.weight, which .*wqkv"):
-        export_weights(native, InternLM2().layout(model), model, tmp_path)
+        export_weights(native, InternLM2(), model, tmp_path)

@@ -61,7 +61,7 @@ def problems(path: Path) -> list[str]:
         ("data__sets", [{"pth": "a"}], "data.sets.0.pth: unknown key; did you mean 'path'?"),
         ("data__sets", [{"path": "a", "fromat": "text"}], "data.sets.0.fromat: unknown key; did you mean 'format'?"),
         ("method", {"name": "lora", "rnak": 4}, "method.rnak: unknown key; did you mean 'rank'?"),
-        ("method", {"name": "full", "rank": 4}, "method.rank: unknown key; none is known"),
+        ("method", {"name": "full", "rank": 4}, "method.rank: unknown key; known: projector, vision"),
         (
             "data__sets",
             [{"source": {"name": "files", "pth": "a", "path": "b"}}],
@@ -81,7 +81,7 @@ def test_an_unknown_key_is_named_with_the_closest(name: str, value: Any, sentenc
         ({"family": "intern"}, "family 'intern' is not known; did you mean 'internlm2'?"),
         ({"family": "zzz"}, "family 'zzz' is not known; known: internlm2, transformers"),
         ({"method": "lroa"}, "method 'lroa' is not known; did you mean 'lora'?"),
-        ({"method": {"name": "zzz"}}, "method 'zzz' is not known; known: full, lora, qlora"),
+        ({"method": {"name": "zzz"}}, "method 'zzz' is not known; known: full, lora, projector, qlora"),
         ({"template": "internlm3"}, "template: 'internlm3' is not known; did you mean 'internlm_chat'?"),
         ({"template": "lama2_chat"}, "template: 'lama2_chat' is not known; did you mean 'llama2_chat'?"),
         (
@@ -424,11 +424,11 @@ def test_the_schema_holds_the_options_of_every_method(ftx: Any) -> None:
         for option in schema["properties"]["method"]["anyOf"]
         if "properties" in option
     }
-    assert named.keys() == registry.parts["method"].keys() == {"lora", "qlora", "full"}
+    assert named.keys() == registry.parts["method"].keys() == {"lora", "qlora", "full", "projector"}
     for name, part in registry.parts["method"].items():
         assert named[name] == {"name", *part.model_fields}
     assert {"rank", "alpha", "dropout", "targets"} <= named["lora"] < named["qlora"]
-    assert schema["properties"]["family"]["enum"] == ["auto", "internlm2", "transformers"]
+    assert schema["properties"]["family"]["anyOf"][0]["enum"] == ["auto", "internlm2", "transformers"]
     assert {one.get("const") for one in schema["properties"]["method"]["anyOf"]} >= {"lora", "qlora", "full"}
     formats = schema["$defs"]["SetRecipe"]["properties"]["format"]["enum"]
     assert formats == ["auto", *registry.parts["format"]]

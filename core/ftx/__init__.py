@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 from ftx.contracts import (
     DataFormat,
     DataSource,
+    ImageProcessor,
     Layout,
     ModelFacts,
     ModelFamily,
@@ -25,6 +26,7 @@ __all__ = [
     "DataSource",
     "FtxError",
     "HubError",
+    "ImageProcessor",
     "Layout",
     "Message",
     "ModelError",

@@ -18,9 +18,12 @@ from ftx.data.conversation import RowError
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from transformers import PreTrainedModel
 
+    from ftx.checkpoint_files import Checkpoint
     from ftx.data.conversation import Conversation
+    from ftx.data.template import Template
     from ftx.data.tokens import Tokenizer
 
 
@@ -121,6 +124,25 @@ class ModelFacts:
     notes: tuple[str, ...] = ()
 
 
+class ImageProcessor(ABC):
+    """How a model sees pictures: the places they take in a row, and the pixels that fill them."""
+
+    @abstractmethod
+    def key(self) -> Mapping[str, Any]:
+        """All that `lay_out` depends on, as JSON values."""
+
+    @abstractmethod
+    def lay_out(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+        """The token ids of each picture of a row, given width and height in pixels of all of them.
+
+        `ftx.data.template.IMAGE_ID` stands for each feature; before and after them may be special tokens.
+        """
+
+    @abstractmethod
+    def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """What the model takes for a row's RGB pictures: float32 [tiles, 3, height, width], in order."""
+
+
 class Layout(ABC):
     """How a checkpoint's tensors map onto the parameters of the native model, tensor by tensor."""
 
@@ -145,7 +167,8 @@ class ModelFamily(Part, ABC):
     """
 
     kind = "family"
-    reads_images: ClassVar[bool] = False
+    # Parts of the native model that are trained each in its own way, and the prefix of their modules' names.
+    parts: ClassVar[Mapping[str, str]] = {"language": ""}
 
     @abstractmethod
     def inspect(self, folder: Path) -> ModelFacts:
@@ -165,13 +188,39 @@ class ModelFamily(Part, ABC):
     def tokenizer(self, folder: Path) -> Tokenizer:
         """The folder's tokenizer, built without remote code. Raises ModelError."""
 
+    def image_processor(self, folder: Path) -> ImageProcessor | None:
+        """How the folder's model sees pictures; None when it reads text alone. Raises ModelError."""
+        return None
+
+    def checkpoint(self, folder: Path) -> Checkpoint:
+        """The folder's stored tensors. Raises ModelError."""
+        from ftx.checkpoint_files import Checkpoint
+
+        return Checkpoint.of(folder)
+
     @abstractmethod
     def layout(self, folder: Path) -> Layout:
         """The tensor mapping of the folder's checkpoint."""
 
+    def fingerprint(self, folder: Path) -> str:
+        """A quick identity of the folder's weights."""
+        from ftx.atomic import weights_fingerprint
+
+        return weights_fingerprint(folder)
+
+    def copy_companions(self, folder: Path, out: Path) -> None:
+        """Copy into `out` what belongs to the folder's model beside its weights: config, tokenizer and the like."""
+        from ftx.artifact import copy_companions
+
+        copy_companions(folder, out)
+
     @abstractmethod
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
-        """Leaf names of the modules LoRA tunes unless the recipe names others."""
+        """Leaf names of the modules of the language model that LoRA tunes unless the recipe names others."""
+
+    def own_template(self, folder: Path) -> Template | None:
+        """The template of the family's official code, where that is another than the tokenizer's."""
+        return None
 
     def default_template(self) -> str:
         """Name of the template for a tokenizer that brings no chat template."""
@@ -197,7 +246,7 @@ class TrainMethod(Part, ABC):
         """The dtype the base's parameters are held in; frozen ones need no more than the arithmetic."""
         return compute_dtype
 
-    def quantization(self, compute_dtype: torch.dtype) -> Any:
+    def quantization(self, compute_dtype: torch.dtype, family: ModelFamily) -> Any:
         """The quantisation the base is loaded with, or None."""
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from ftx.checkpoint_files import read_json
-from ftx.contracts import DataSource, ModelFacts, ModelFamily, Part, TrainMethod
+from ftx.contracts import DataSource, ImageProcessor, ModelFacts, ModelFamily, Part, TrainMethod
 from ftx.data.choose import check_template_name, choose_template
 from ftx.data.feed import Feed, Samples, make_feed
 from ftx.data.ledger import Ledger
@@ -53,6 +53,7 @@ class Plan:
     out: Path
     base: Path
     stop_ids: list[int]
+    images: ImageProcessor | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -221,12 +222,13 @@ def make_plan(written: Written, registry: Registry) -> Plan:
     sets = [problems.of(lambda s=s: _open(s, registry)) for s in recipe.data.sets]  # type: ignore[misc]
     facts = problems.of(lambda: family.inspect(base)) if family else None
     tokenizer = problems.of(lambda: family.tokenizer(base)) if family and facts else None
+    images = problems.of(lambda: family.image_processor(base)) if family and facts else None
     if tokenizer and facts and tokenizer.largest_id >= facts.vocab_size:
         problems.add(
             [f"the tokenizer of {base} has ids up to {tokenizer.largest_id}, the model {facts.vocab_size} words"]
         )
     eos = (problems.of(lambda: generation_eos(base)) if facts else None) or set()
-    template = problems.of(lambda: _template(recipe.template, tokenizer, family))
+    template = problems.of(lambda: _template(recipe.template, tokenizer, family, base))
     if problems.errors or not (family and method and facts and tokenizer and template):
         raise problems.error()
     ready = [one for one in sets if one]
@@ -237,7 +239,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
         recipe.data.max_length,
         recipe.data.overlong,
         recipe.data.typed_specials,
-        family.reads_images,
+        images,
     )
     prepared, feed = _fed(recipe, ready, how, registry)
     plan = Plan(
@@ -255,6 +257,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
         out=Path(recipe.out or f"runs/{_stem(recipe)}-{method.name}"),
         base=base,
         stop_ids=stop_ids,
+        images=images,
         notes=[*facts.notes, *_template_note(recipe.template, tokenizer)],
     )
     if refused := registry.check_plan(plan):
@@ -262,12 +265,12 @@ def make_plan(written: Written, registry: Registry) -> Plan:
     return plan
 
 
-def _template(name: str, tokenizer: Tokenizer | None, family: ModelFamily | None) -> Template | None:
+def _template(name: str, tokenizer: Tokenizer | None, family: ModelFamily | None, base: Path) -> Template | None:
     """The template, proven to fit the tokenizer; without a tokenizer only its name can be checked."""
     if tokenizer is None or family is None:
         check_template_name(name)
         return None
-    template = choose_template(name, tokenizer, family.default_template())
+    template = family_template(name, tokenizer, family, base)
     if unfit := template.check(tokenizer):
         raise RecipeError(*unfit)
     return template
@@ -287,23 +290,34 @@ def _device_missing(recipe: Recipe) -> list[str]:
     return [] if torch.cuda.is_available() else ["train.device: 'cuda' is asked for, but torch finds no GPU here"]
 
 
+def family_template(name: str, tokenizer: Tokenizer, family: ModelFamily, folder: Path) -> Template:
+    """The template called `name`; "auto" means that of the family's official code, the tokenizer's own, or a fallback.
+
+    Raises RecipeError.
+    """
+    own = family.own_template(folder) if name == "auto" else None
+    return own or choose_template(name, tokenizer, family.default_template())
+
+
 def _with_family_defaults(written: Written, registry: Registry) -> Written:
     """The user's values over those that the family, where it is known, prefers to ftx's own."""
     values = written.values
+    named = values.get("family", "auto")
     try:
-        family = find_family(str(values.get("family", "auto")), Path(str(values.get("model", ""))), registry)
+        options = named if isinstance(named, dict) else {"name": named}
+        family = find_family({"name": "auto", **options}, Path(str(values.get("model", ""))), registry)
     except FtxError:
         return written  # the checks that follow say what is wrong
-    return _with_defaults(written, family)
+    return _with_defaults(written, family, registry)
 
 
-def _with_defaults(written: Written, family: ModelFamily) -> Written:
-    """The user's values over the family's own."""
+def _with_defaults(written: Written, family: ModelFamily, registry: Registry) -> Written:
+    """The user's values over the family's own, of which another method keeps the options that it has too."""
     defaults = family.defaults()
     if not defaults:
         return written
     merged = Written()
-    merged.put_all(defaults, f"family {family.name}")
+    merged.put_all(_for_method(defaults, written.values.get("method"), registry), f"family {family.name}")
     for dotted, origin in written.origins.items():
         value: Any = written.values
         for key in dotted.split("."):
@@ -312,10 +326,22 @@ def _with_defaults(written: Written, family: ModelFamily) -> Written:
     return merged
 
 
+def _for_method(defaults: Mapping[str, Any], method: Any, registry: Registry) -> Mapping[str, Any]:
+    chosen = method.get("name") if isinstance(method, dict) else method
+    preferred = defaults.get("method", {})
+    if not isinstance(chosen, str) or chosen == preferred.get("name") or chosen not in registry.parts["method"]:
+        return defaults
+    options = {key: value for key, value in preferred.items() if key in registry.method(chosen).model_fields}
+    train = {key: value for key, value in defaults.get("train", {}).items() if key != "lr"}
+    return {**defaults, "method": options, "train": train}
+
+
 def _check_names(values: dict[str, Any], registry: Registry, problems: _Problems) -> None:
     """Names and the options of parts can be checked even where the rest of the recipe is broken."""
-    if isinstance(family := values.get("family"), str) and family != "auto":
-        problems.of(lambda: registry.family(family))
+    family = values.get("family")
+    family = {"name": family} if isinstance(family, str) else family
+    if isinstance(family, dict) and isinstance(known := family.get("name"), str) and known != "auto":
+        problems.of(lambda: configured(registry.family(known), family, "family"))
     method = values.get("method")
     method = {"name": method} if isinstance(method, str) else method
     if isinstance(method, dict) and isinstance(name := method.get("name"), str):
@@ -337,8 +363,9 @@ def _check_set_names(one: dict[str, Any], registry: Registry, problems: _Problem
         problems.of(lambda: configured(registry.source(name), source, "data.source"))
 
 
-def find_family(name: str, base: Path, registry: Registry) -> ModelFamily:
-    """The family called `name`, or for "auto" the one whose plugin claims the folder's config.json."""
+def find_family(options: Mapping[str, Any], base: Path, registry: Registry) -> ModelFamily:
+    """The family by its name and options; for "auto" the one whose plugin claims the folder's config.json."""
+    name = str(options["name"])
     if name == "auto":
         config = read_model_config(base)
         found = registry.detect_family(config)
@@ -347,7 +374,7 @@ def find_family(name: str, base: Path, registry: Registry) -> ModelFamily:
             kind = config.get("model_type")
             raise ModelError(f"no plugin reads model_type '{kind}' of {base}; families: {known}")
         name = found
-    return registry.family(name)()
+    return configured(registry.family(name), options, "family")
 
 
 def read_model_config(base: Path) -> dict[str, Any]:
@@ -369,7 +396,7 @@ def generation_eos(base: Path) -> set[int]:
 PartT = TypeVar("PartT", bound=Part)
 
 
-def configured(part: type[PartT], options: dict[str, Any], where: str) -> PartT:
+def configured(part: type[PartT], options: Mapping[str, Any], where: str) -> PartT:
     """A part built from its options. Raises RecipeError with one sentence per bad option."""
     given = {key: value for key, value in options.items() if key != "name"}
     try:
@@ -441,7 +468,11 @@ def schema(registry: Registry) -> dict[str, Any]:
     base["properties"]["method"] = {"anyOf": [*methods, *options], "default": {"name": "lora"}}
     sources = [_named_schema(part) for part in registry.parts["source"].values()]
     base["$defs"]["SetRecipe"]["properties"]["source"] = {"anyOf": [*sources, {"type": "null"}], "default": None}
-    base["properties"]["family"]["enum"] = ["auto", *registry.parts["family"]]
+    families = [_named_schema(part) for part in registry.parts["family"].values()]
+    base["properties"]["family"] = {
+        "anyOf": [{"enum": ["auto", *registry.parts["family"]]}, *families],
+        "default": {"name": "auto"},
+    }
     base["$defs"]["SetRecipe"]["properties"]["format"]["enum"] = ["auto", *registry.parts["format"]]
     base["properties"]["data"] = {
         "anyOf": [{"$ref": "#/$defs/DataRecipe"}, {"type": "string"}, {"type": "array", "items": {"type": "string"}}]

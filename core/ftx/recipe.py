@@ -88,6 +88,11 @@ class DataRecipe(_Section):
         "samples strung together and cut, as XTuner does",
     )
     streaming: bool = Field(False, description="read rows while training and keep none on disk; needs train.max_steps")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="threads that make batches ahead of the step; default: 4 at most for pictures, else none",
+    )
     typed_specials: bool = Field(
         False, description="let special tokens written in messages count as such; only for data you trust"
     )
@@ -143,9 +148,11 @@ class TrainRecipe(_Section):
 
 
 class Recipe(_Section):
-    """A whole run. `method` is the name of a training method or {name: ..., options}."""
+    """A whole run. `family` and `method` are names or {name: ..., options}."""
 
-    family: str = Field("auto", description="model family; auto asks config.json")
+    family: dict[str, Any] = Field(
+        {"name": "auto"}, description="model family, by name or with options; auto asks config.json"
+    )
     model: str = Field(description="the base model's folder")
     method: dict[str, Any] = Field({"name": "lora"}, description="training method, by name or with options")
     template: str = Field("auto", description="prompt template; auto: the tokenizer's own, else the family's")
@@ -153,18 +160,18 @@ class Recipe(_Section):
     train: TrainRecipe = TrainRecipe()
     out: str | None = Field(None, description="the run's folder; default: runs/<data>-<method>")
 
-    @field_validator("method", mode="before")
+    @field_validator("family", "method", mode="before")
     @classmethod
-    def _by_name(cls, value: Any) -> Any:
+    def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, dict):
-            return {"name": "lora", **value}
+            return {**cls.model_fields[str(info.field_name)].default, **value}
         return {"name": value} if isinstance(value, str) else value
 
-    @field_validator("method")
+    @field_validator("family", "method")
     @classmethod
-    def _named(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _named(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if not isinstance(value.get("name"), str):
-            raise ValueError("needs the name of a method")
+            raise ValueError(f"needs the name of a {info.field_name}")
         return value
 
 
@@ -181,7 +188,7 @@ def streaming_problems(recipe: Recipe) -> list[str]:
 
 
 # section -> the key that a bare value means: `method: lora`, `data: rows.jsonl`
-SHORT = {"method": "name", "source": "name", "data": "sets"}
+SHORT = {"family": "name", "method": "name", "source": "name", "data": "sets"}
 
 
 @dataclass

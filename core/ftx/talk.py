@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.artifact import Artifact
-from ftx.atomic import weights_fingerprint
-from ftx.contracts import ModelFamily
-from ftx.data.choose import choose_template
-from ftx.data.conversation import Message, RowError
+from ftx.contracts import ImageProcessor, ModelFamily
+from ftx.data.conversation import IMAGE, Message, Picture, RowError
 from ftx.data.encode import refuse_strange_characters
+from ftx.data.images import look_at, open_picture
 from ftx.data.jinja import JinjaTemplate
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError, RecipeError
 from ftx.export.merge import adapter_base
-from ftx.plan import find_family, generation_eos
+from ftx.plan import family_template, find_family, generation_eos
 from ftx.train.fit import arithmetic
 
 if TYPE_CHECKING:
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ftx.plugins import Registry
+
+
+TAG = "<image>"
 
 
 @dataclass(frozen=True)
@@ -56,32 +58,64 @@ def _refuse_strange(text: str) -> None:
 
 @dataclass
 class Talk:
-    """A loaded model with its tokenizer, template and stop ids, and the conversation so far."""
+    """A loaded model with its tokenizer, template, stop ids and eyes, if it has any, and the conversation so far."""
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     template: Template
     stop_ids: list[int]
+    images: ImageProcessor | None = None
     system: str | None = None
     history: list[Message] = field(default_factory=list)
 
     def reset(self) -> None:
         self.history.clear()
 
-    def ask(self, question: str, sampling: Sampling, show: Callable[[str], None] | None = None) -> Answer:
+    def ask(
+        self,
+        question: str,
+        sampling: Sampling,
+        show: Callable[[str], None] | None = None,
+        images: Sequence[Path] = (),
+    ) -> Answer:
         """The answer to `question` after the history, which then holds both. `show` gets the text as it comes.
 
-        Raises RecipeError for a question that is no text.
+        `images` stand where the question has <image>, or before it. Raises RecipeError for a question that is no text,
+        or a picture that cannot be shown.
         """
         for text in (question, self.system or ""):
             _refuse_strange(text)
         head = [Message("system", self.system)] if self.system else []
-        asked = [*self.history, Message("user", question)]
-        answer = self._generate(self.template.prompt([*head, *asked], self.tokenizer), sampling, show)
+        asked = [*self.history, self._question(question, images)]
+        answer = self._generate([*head, *asked], sampling, show)
         self.history = [*asked, Message("assistant", answer.text)]
         return answer
 
-    def _generate(self, prompt: list[int], sampling: Sampling, show: Callable[[str], None] | None) -> Answer:
+    def _question(self, text: str, images: Sequence[Path]) -> Message:
+        if not images:
+            return Message("user", text)
+        if self.images is None:
+            raise RecipeError(f"image {images[0]}: this model reads text alone")
+        try:
+            pictures = tuple(look_at(path.parent, path.name) for path in images)
+        except RowError as error:
+            raise RecipeError(f"{error.reason}; {error.remedy}") from None
+        marks = text.count(TAG)
+        if marks and marks != len(images):
+            raise RecipeError(f"the question has {marks} {TAG} marks and {len(images)} images; give one for each")
+        said = text.replace(TAG, IMAGE) if marks else f"{IMAGE}\n" * len(images) + text
+        return Message("user", said, images=tuple(map(str, images)), pictures=pictures)
+
+    def _shown(self, messages: Sequence[Message]) -> tuple[list[int], dict[str, torch.Tensor]]:
+        """The prompt's ids, and what else the model takes."""
+        pictures: list[Picture] = [picture for message in messages for picture in message.pictures]
+        if not pictures or self.images is None:
+            return self.template.prompt(messages, self.tokenizer), {}
+        places = self.images.lay_out([(picture.width, picture.height) for picture in pictures])
+        pixels = self.images.pixels([open_picture(picture) for picture in pictures])
+        return self.template.prompt(messages, self.tokenizer, places), {"pixel_values": pixels.to(self.model.device)}
+
+    def _generate(self, messages: Sequence[Message], sampling: Sampling, show: Callable[[str], None] | None) -> Answer:
         import torch
         from transformers import GenerationConfig
 
@@ -94,11 +128,12 @@ class Talk:
             eos_token_id=self.stop_ids,
             pad_token_id=self.tokenizer.pad_id,
         )
+        prompt, seen = self._shown(messages)
         ids = torch.tensor([prompt], device=self.model.device)
         streamer = _Stream(self.tokenizer, self.stop_ids, show) if show else None
         with torch.inference_mode():
             out: Any = self.model.generate(
-                ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer
+                ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer, **seen
             )
         new = out[0, len(prompt) :].tolist()
         stopped = bool(new) and new[-1] in self.stop_ids
@@ -157,15 +192,16 @@ def open_talk(
         _refuse_other_template(artifact, template)
     adapter = (folder / "adapter_config.json").is_file()
     model_folder = (base or adapter_base(folder)) if adapter else folder
-    if adapter and artifact and weights_fingerprint(model_folder) != artifact.manifest["base"]["fingerprint"]:
+    family = find_family(artifact.plan["family"] if artifact else {"name": "auto"}, model_folder, registry)
+    if adapter and artifact and family.fingerprint(model_folder) != artifact.manifest["base"]["fingerprint"]:
         raise ModelError(f"{model_folder} is not the base this adapter was trained on (its weights differ)")
-    family = find_family(artifact.plan["family"]["name"] if artifact else "auto", model_folder, registry)
     family.inspect(model_folder)
     model = _load(family, model_folder, folder if adapter else None, device)
     tokenizer = family.tokenizer(model_folder)
     eos = generation_eos(folder) | generation_eos(model_folder)
-    chosen = _template(folder, template, tokenizer, family)
-    return Talk(model, tokenizer, chosen, sorted(set(chosen.stop_ids(tokenizer)) | eos))
+    chosen = _template(folder, template, tokenizer, family, model_folder)
+    images = family.image_processor(model_folder)
+    return Talk(model, tokenizer, chosen, sorted(set(chosen.stop_ids(tokenizer)) | eos), images)
 
 
 def _refuse_other_template(artifact: Artifact, wanted: str) -> None:
@@ -190,8 +226,8 @@ def _load(family: ModelFamily, folder: Path, adapter: Path | None, device: str) 
     return PeftModel.from_pretrained(model, str(adapter)).eval()
 
 
-def _template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily) -> Template:
+def _template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily, base: Path) -> Template:
     travelled = folder / "chat_template.jinja"
     if name == "auto" and travelled.is_file():
         return JinjaTemplate(travelled.read_text("utf-8"), tokenizer)
-    return choose_template(name, tokenizer, family.default_template())
+    return family_template(name, tokenizer, family, base)

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 def ftx_train_methods() -> Iterable[type[TrainMethod]]:
     from ftx_methods.full import Full
     from ftx_methods.lora import LoRA, QLoRA
+    from ftx_methods.projector import Projector
 
-    return [LoRA, QLoRA, Full]
+    return [LoRA, QLoRA, Full, Projector]
 
 
 @hookimpl
 def ftx_check_plan(plan: Plan) -> Iterable[str]:
     from ftx_methods.lora import LoRA, target_problems
+    from ftx_methods.projector import Projector, projector_problems
 
-    return target_problems(plan.method, plan.family, plan.base) if isinstance(plan.method, LoRA) else ()
+    if isinstance(plan.method, LoRA):
+        return target_problems(plan.method, plan.family, plan.base)
+    return projector_problems(plan.method, plan.family) if isinstance(plan.method, Projector) else ()

@@ -1,12 +1,13 @@
-"""Full fine-tuning: every parameter, kept in float32 while it is trained."""
+"""Full fine-tuning: every parameter, kept in float32 while it is trained; a vision tower by choice."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
 
 from ftx import ModelFamily, TrainMethod
-from ftx.artifact import copy_companions
 from ftx.export.weights import export_weights
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ class Full(TrainMethod):
     name = "full"
     produces = "model"
     default_lr = 2e-5
+    vision: Literal["frozen", "full"] = Field("frozen", description="how a vision tower is trained")
+    projector: Literal["frozen", "full"] = Field("full", description="whether a projector is trained")
 
     def storage_dtype(self, compute_dtype: torch.dtype) -> torch.dtype:
         # Updates are far smaller than a 16-bit weight's rounding: the weights themselves need float32.
@@ -29,8 +32,11 @@ class Full(TrainMethod):
 
     def prepare(self, model: PreTrainedModel, family: ModelFamily, resume: Path | None) -> PreTrainedModel:
         model.requires_grad_(True)
+        for part, choice in {"vision": self.vision, "projector": self.projector}.items():
+            if part in family.parts and choice == "frozen":
+                model.get_submodule(family.parts[part]).requires_grad_(False)
         return model
 
     def save(self, model: PreTrainedModel, family: ModelFamily, base: Path, out: Path, *, final: bool) -> None:
-        export_weights(model.state_dict(), family.layout(base), base, out, keep_dtype=not final)
-        copy_companions(base, out)
+        export_weights(model.state_dict(), family, base, out, keep_dtype=not final)
+        family.copy_companions(base, out)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from ftx import ModelFamily, TrainMethod
-from ftx.checkpoint_files import Checkpoint
 from ftx.errors import did_you_mean
+from ftx_methods.parts import in_training_precision, linear_leaves, whole_parts
 
 if TYPE_CHECKING:
     import torch
@@ -35,26 +36,40 @@ class LoRA(TrainMethod):
         None, min_length=1, description="leaf names of tuned modules; default: the family's"
     )
 
+    vision: Literal["frozen", "lora", "full"] = Field("frozen", description="how a vision tower is trained")
+    projector: Literal["frozen", "full"] = Field("full", description="whether a projector is trained")
+
     def prepare(self, model: PreTrainedModel, family: ModelFamily, resume: Path | None) -> PreTrainedModel:
         from peft import LoraConfig, PeftModel, get_peft_model
 
         if resume is not None:
-            return PeftModel.from_pretrained(model, str(resume), is_trainable=True)
+            return in_training_precision(PeftModel.from_pretrained(model, str(resume), is_trainable=True))
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=self.targets or family.lora_targets(model),
+            target_modules=self._modules(model, family),
+            modules_to_save=whole_parts(family, self.vision, self.projector) or None,
             task_type="CAUSAL_LM",
         )
-        return get_peft_model(model, config)
+        return in_training_precision(get_peft_model(model, config))
+
+    def _modules(self, model: PreTrainedModel, family: ModelFamily) -> list[str] | str:
+        """Names of the tuned modules: leaf names, or of a model in parts a pattern over whole names."""
+        leaves = self.targets or family.lora_targets(model)
+        if len(family.parts) == 1:
+            return leaves
+        prefix = family.parts["language"]
+        patterns = [rf"{re.escape(prefix)}\..*\.({'|'.join(leaf for leaf in leaves if leaf != 'lm_head')})"]
+        if "lm_head" in leaves:
+            patterns.append("lm_head")
+        if self.vision == "lora":
+            tower = family.parts["vision"]
+            patterns.append(rf"{re.escape(tower)}\..*\.({'|'.join(linear_leaves(model, tower))})")
+        return "|".join(patterns)
 
     def save(self, model: PreTrainedModel, family: ModelFamily, base: Path, out: Path, *, final: bool) -> None:
-        model.peft_config["default"].base_model_name_or_path = str(base.resolve())
-        # "auto" would store a tuned head's whole weight beside its adapter.
-        model.save_pretrained(str(out), save_embedding_layers=False)
-        # peft writes a model card of its own with nothing but gaps to fill in.
-        (out / "README.md").unlink(missing_ok=True)
+        save_adapter(model, base, out)
 
 
 class QLoRA(LoRA):
@@ -67,10 +82,13 @@ class QLoRA(LoRA):
         if find_spec("bitsandbytes") is None:
             yield "method: 'qlora' needs bitsandbytes; install it with: pip install 'ftx[qlora]'"
 
-    def quantization(self, compute_dtype: torch.dtype) -> Any:
+    def quantization(self, compute_dtype: torch.dtype, family: ModelFamily) -> Any:
         from transformers import BitsAndBytesConfig
 
+        # Only the language model is large enough for it to pay; what else there is sees better unrounded.
+        kept = [prefix for part, prefix in family.parts.items() if part != "language"]
         return BitsAndBytesConfig(
+            llm_int8_skip_modules=[*kept, "lm_head"] if kept else None,
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=self.double_quantization,
@@ -78,12 +96,21 @@ class QLoRA(LoRA):
         )
 
 
+def save_adapter(model: PreTrainedModel, base: Path, out: Path) -> None:
+    """Write the adapter of `model`, a PeftModel, as peft does."""
+    model.peft_config["default"].base_model_name_or_path = str(base.resolve())
+    # "auto" would store a tuned head's whole weight beside its adapter.
+    model.save_pretrained(str(out), save_embedding_layers=False)
+    # peft writes a model card of its own with nothing but gaps to fill in.
+    (out / "README.md").unlink(missing_ok=True)
+
+
 def target_problems(method: LoRA, family: ModelFamily, base: Path) -> Iterable[str]:
     """One sentence per target that the model in `base` does not have, by the leaf names of its weights."""
     layout = family.layout(base)
     weights = {
         name
-        for stored in Checkpoint.of(base).tensors
+        for stored in family.checkpoint(base).tensors
         for name in layout.native_names(stored)
         if name.endswith(".weight") and not name.endswith("norm.weight")
     }

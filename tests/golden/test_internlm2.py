@@ -143,7 +143,7 @@ def test_long_row_and_short_row_after_it(case: Case) -> None:
 
 
 def test_export_is_the_source_bit_for_bit(case: Case, tmp_path: Path) -> None:
-    export_weights(case.model.state_dict(), FAMILY.layout(case.folder), case.folder, tmp_path)
+    export_weights(case.model.state_dict(), FAMILY, case.folder, tmp_path)
     source, out = Checkpoint.of(case.folder), Checkpoint.of(tmp_path)
     assert out.tensors.keys() == source.tensors.keys()
     ours = {name: tensor for shard in out.shards for name, tensor in out.read(shard).items()}

@@ -62,14 +62,13 @@ def opened(registry: Registry, source: str, options: dict[str, Any]) -> DataSet:
 
 def prepared(registry: Registry, model: str, options: dict[str, Any]) -> Preparation:
     """How rows become tokens of the model in the folder `model`. Raises ModelError, RecipeError."""
-    from ftx.data.choose import choose_template
     from ftx.data.samples import Preparation
-    from ftx.plan import find_family
+    from ftx.plan import family_template, find_family
 
-    family = find_family(options["family"], Path(model), registry)
+    family = find_family({"name": options["family"]}, Path(model), registry)
     tokenizer = family.tokenizer(Path(model))
-    template = choose_template(options["template"], tokenizer, family.default_template())
-    return Preparation(template, tokenizer, options["max_length"], reads_images=family.reads_images)
+    template = family_template(options["template"], tokenizer, family, Path(model))
+    return Preparation(template, tokenizer, options["max_length"], images=family.image_processor(Path(model)))
 
 
 @data.command()
@@ -139,6 +138,7 @@ def show(registry: Registry, /, source: str, json_lines: bool, model: str | None
     """Show a row of SOURCE; with --model as it is rendered, what is learnt in colour, and its tokens."""
     from itertools import islice
 
+    from ftx.data.check import looked_at
     from ftx.data.conversation import RowError
     from ftx.data.ledger import Reject
     from ftx.data.show import stretches
@@ -152,11 +152,16 @@ def show(registry: Registry, /, source: str, json_lines: bool, model: str | None
     how = prepared(registry, model, options) if model else None
     try:
         conversation = one.conversations(record)[0]
+        if how and how.images:
+            conversation = looked_at(conversation, one.images_in(record))
         parts = stretches(how.encode(conversation), how.tokenizer) if how else []
     except RowError as error:
         raise DataError(Reject(record.file, record.line, error.reason, error.remedy).sentence()) from None
     told = {"event": "row", "file": record.file, "line": record.line, "format": one.format.name}
-    messages = [{k: v for k, v in vars(message).items() if v not in ((), "")} for message in conversation.messages]
+    messages = [
+        {k: v for k, v in vars(message).items() if v not in ((), "") and k != "pictures"}
+        for message in conversation.messages
+    ]
     if json_lines:
         console.event({**told, "messages": messages, "stretches": [vars(part) for part in parts]})
     elif parts:

@@ -64,7 +64,7 @@ def written_recipe(recipe: Path | None, family: str | None, data: tuple[str, ...
     """What the user wrote in the file and on the command line. Raises RecipeError."""
     settings: dict[str, tuple[Any, str]] = {}
     if family:
-        settings["family"] = (family, "--plugin")
+        settings["family.name"] = (family, "--plugin")
     columns = columns_option(given["columns"])
     for_data = {"format": given["row_format"], "system": given["system"], "columns": columns}
     for_data = {key: value for key, value in for_data.items() if value is not None}

@@ -13,7 +13,7 @@ from typing import Any
 from ftx.atomic import hash_text, whole_folder
 from ftx.errors import StorageError
 
-LAYOUT = 1  # to be raised when the files or their making change
+LAYOUT = 2  # to be raised when the files or their making change
 
 
 def cache_root() -> Path:

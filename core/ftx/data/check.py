@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from ftx.contracts import Record
 from ftx.data.conversation import Conversation, RowError
-from ftx.data.images import check_image
+from ftx.data.images import look_at
 from ftx.data.ledger import Ledger, Reject
 from ftx.data.secrets import secrets_in
 from ftx.data.sets import DataSet
@@ -88,8 +89,7 @@ def check(one: DataSet, *, length: Callable[[Conversation], int], unit: str, max
     for record in one.source.records():
         try:
             conversations = one.conversations(record)
-            for name in (name for conversation in conversations for name in conversation.images):
-                check_image(one.images_in(record), name)
+            conversations = [looked_at(conversation, one.images_in(record)) for conversation in conversations]
             measured = [length(conversation) for conversation in conversations]
         except RowError as error:
             report.ledger.reject(Reject(record.file, record.line, error.reason, error.remedy))
@@ -100,6 +100,11 @@ def check(one: DataSet, *, length: Callable[[Conversation], int], unit: str, max
             report.over += max_length is not None and tokens > max_length
             _note(report, conversation, tokens, record, seen)
     return report
+
+
+def looked_at(conversation: Conversation, folder: Path) -> Conversation:
+    """The conversation with its pictures looked at. Raises RowError."""
+    return conversation.with_pictures({name: look_at(folder, name) for name in conversation.images})
 
 
 def _note(report: Report, conversation: Conversation, length: int, record: Record, seen: set[bytes]) -> None:

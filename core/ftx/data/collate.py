@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ftx.data.images import open_picture
 from ftx.data.store import Sample
 from ftx.data.template import IGNORE
 
 if TYPE_CHECKING:
     import torch
 
+    from ftx.contracts import ImageProcessor
 
-def collate(rows: Sequence[Sequence[Sample]], pad_id: int, *, isolated: bool = False) -> dict[str, torch.Tensor]:
+
+def collate(
+    rows: Sequence[Sequence[Sample]],
+    pad_id: int,
+    *,
+    isolated: bool = False,
+    images: ImageProcessor | None = None,
+) -> dict[str, torch.Tensor]:
     """input_ids, labels and position_ids, each int64 [rows, longest], padded on the right.
+
+    Where there are pictures, pixel_values too, float32 [tiles, 3, height, width] of all rows in order; in input_ids
+    IMAGE_ID stands for each of their features. Raises DataError for a picture that has changed.
 
     Positions begin at 0 with every sample, and with the padding. Without `isolated` there is an attention_mask too.
     With it there is none: a row's samples are told apart by their positions, which transformers heeds only where no
@@ -42,4 +54,8 @@ def collate(rows: Sequence[Sequence[Sample]], pad_id: int, *, isolated: bool = F
         batch["position_ids"][i, at:] = torch.arange(width - at)
         if not isolated:
             batch["attention_mask"][i, :at] = 1
+    shown = [sample.pictures for row in rows for sample in row if sample.pictures]
+    if shown and images is not None:
+        pixels = [images.pixels([open_picture(one.picture) for one in placed]) for placed in shown]
+        batch["pixel_values"] = torch.cat(pixels)
     return batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,12 +23,29 @@ class RowError(Exception):
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture file that was looked at: where it is, its width and height in pixels as it is to be seen.
+
+    `size` in bytes and `mtime_ns` tell whether the file is still the one that was looked at; `digest` is a hash of its
+    content in hex.
+    """
+
+    path: str
+    width: int
+    height: int
+    size: int
+    mtime_ns: int
+    digest: str
+
+
+@dataclass(frozen=True)
 class Message:
     """One turn.
 
     `loss` says whether an assistant's answer is learnt. "text" is raw text, learnt whole; `ends` says whether the
     model is to stop after it. "tool" is what a tool gave back, never learnt. `images` are paths, one for each IMAGE
-    in `content`; `tool_calls` are an assistant's calls in OpenAI's form.
+    in `content`; `tool_calls` are an assistant's calls in OpenAI's form. `pictures` are the files of `images` once
+    they were looked at.
     """
 
     role: Role
@@ -37,6 +54,7 @@ class Message:
     images: tuple[str, ...] = ()
     tool_calls: tuple[Any, ...] = ()
     ends: bool = True
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,11 @@ class Conversation:
         return tuple(path for message in self.messages for path in message.images)
 
     @property
+    def pictures(self) -> list[Picture]:
+        """The pictures that stand in the messages, in order; a message cut short has fewer than it came with."""
+        return [picture for m in self.messages for picture in m.pictures[: m.content.count(IMAGE)]]
+
+    @property
     def learnt_turns(self) -> int:
         """Number of answers that are learnt."""
         return sum(message.role == "assistant" and message.loss for message in self.messages)
@@ -80,6 +103,11 @@ class Conversation:
         if not system or self.messages[0].role in ("system", "text"):
             return self
         return replace(self, messages=(Message("system", system), *self.messages))
+
+    def with_pictures(self, found: Mapping[str, Picture]) -> Conversation:
+        """The same conversation with the files of its images, by the names that it gives them."""
+        shown = (replace(m, pictures=tuple(found[name] for name in m.images)) if m.images else m for m in self.messages)
+        return replace(self, messages=tuple(shown))
 
     def exchanges(self) -> tuple[tuple[Message, ...], list[tuple[Message, ...]]]:
         """What stands before the first question, and the turns cut before each question."""

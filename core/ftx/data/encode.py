@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from ftx.data.conversation import Conversation, Message, RowError
-from ftx.data.template import IMAGE_ID, Encoded, Piece, Template, message_pieces
+from ftx.data.conversation import Conversation, Message, Picture, RowError
+from ftx.data.template import IMAGE_ID, Encoded, Piece, Placed, Template, message_pieces
 from ftx.data.tokens import Tokenizer
+
+if TYPE_CHECKING:
+    from ftx.contracts import ImageProcessor
 
 # A unit is tokenised in one go and labelled alike: (text, (), loss), or ("", ids, loss) when its ids are known.
 Unit = tuple[str, tuple[int, ...], bool]
@@ -35,10 +39,19 @@ class Encoder:
     Neighbouring text is tokenised in one go as long as it is labelled alike, so that a question meets its template as
     it will at inference; an answer begins on a token of its own. All texts of a call go to the tokenizer in one
     batch, every different one once; what the template says around messages of the same roles is rendered once.
-    `typed_specials` lets special tokens written in messages count as such.
+    `typed_specials` lets special tokens written in messages count as such. `images` says how many tokens pictures
+    take; without it each is one IMAGE_ID.
     """
 
-    def __init__(self, template: Template, tokenizer: Tokenizer, *, typed_specials: bool = False) -> None:
+    def __init__(
+        self,
+        template: Template,
+        tokenizer: Tokenizer,
+        *,
+        typed_specials: bool = False,
+        images: ImageProcessor | None = None,
+    ) -> None:
+        self._images = images
         self._template = template
         self._tokenizer = tokenizer
         self._typed = typed_specials
@@ -47,22 +60,28 @@ class Encoder:
     def rows(self, conversations: Iterable[Conversation]) -> list[Encoded | RowError]:
         """Each conversation's row, or what is wrong with it."""
         planned: list[list[Unit] | RowError] = []
+        pictures: list[list[Picture]] = []
         for conversation in conversations:
+            pictures.append(conversation.pictures)
             try:
                 planned.append(self._units(conversation))
             except RowError as error:
                 planned.append(error)
         texts = {text for row in planned if isinstance(row, list) for text, _, _ in row if text}
         ids = self._tokenizer.encode_texts(texts, specials=self._typed)
-        return [row if isinstance(row, RowError) else _joined(row, ids) for row in planned]
+        return [
+            row if isinstance(row, RowError) else _joined(row, ids, shown)
+            for row, shown in zip(planned, pictures, strict=True)
+        ]
 
     def _units(self, conversation: Conversation) -> list[Unit]:
         for message in conversation.messages:
             refuse_strange_characters(message.content)
+        images = self._laid_out(conversation.pictures)
         if conversation.messages[0].role == "text":
-            return list(units(_text_pieces(conversation.messages[0]), self._tokenizer, self._typed))
+            return list(units(_text_pieces(conversation.messages[0]), self._tokenizer, self._typed, images))
         if not self._is_plain(conversation):
-            return list(units(self._template.pieces(conversation), self._tokenizer, self._typed))
+            return list(units(self._template.pieces(conversation), self._tokenizer, self._typed, images))
         said = [message.content for message in conversation.messages]
         return [
             ("".join([part if isinstance(part, str) else said[part] for part in step.parts]), (), step.loss)
@@ -70,6 +89,11 @@ class Encoder:
             else ("", tuple(step.ids), step.loss)
             for step in self._steps(conversation)
         ]
+
+    def _laid_out(self, pictures: list[Picture]) -> list[tuple[int, ...]]:
+        if self._images is None or not pictures:
+            return []
+        return self._images.lay_out([(picture.width, picture.height) for picture in pictures])
 
     def _is_plain(self, conversation: Conversation) -> bool:
         """Whether what the template says can depend on nothing but roles."""
@@ -99,14 +123,17 @@ class Encoder:
         return steps
 
 
-def _joined(row: list[Unit], known: dict[str, list[int]]) -> Encoded:
+def _joined(row: list[Unit], known: dict[str, list[int]], pictures: list[Picture]) -> Encoded:
     ids: list[int] = []
     learnt: list[bytes] = []
+    placed: list[Placed] = []
     for text, fixed, loss in row:
         new = known[text] if text else fixed
+        if pictures and IMAGE_ID in fixed:
+            placed.append(Placed(pictures[len(placed)], len(ids), len(ids) + len(fixed)))
         ids += new
         learnt.append((b"\1" if loss else b"\0") * len(new))
-    return Encoded(ids, b"".join(learnt))
+    return Encoded(ids, b"".join(learnt), tuple(placed))
 
 
 def refuse_strange_characters(text: str) -> None:
@@ -127,9 +154,15 @@ def _text_pieces(message: Message) -> Iterator[Piece]:
         yield Piece("", "eos", loss=True)
 
 
-def units(pieces: Iterable[Piece], tokenizer: Tokenizer, typed_specials: bool = False) -> Iterator[Unit]:
-    """The pieces, joined to what is tokenised in one go."""
+def units(
+    pieces: Iterable[Piece],
+    tokenizer: Tokenizer,
+    typed_specials: bool = False,
+    images: Iterable[tuple[int, ...]] = (),
+) -> Iterator[Unit]:
+    """The pieces, joined to what is tokenised in one go. `images` are the ids of the images, in order."""
     text, labelled = "", False
+    laid_out = iter(images)
     for piece in pieces:
         loss, kind = piece.loss, piece.kind
         if text and (piece.fresh or loss != labelled):
@@ -139,7 +172,7 @@ def units(pieces: Iterable[Piece], tokenizer: Tokenizer, typed_specials: bool = 
         if kind == "text" or (typed_specials and kind == "frame"):
             text += piece.text
             continue
-        for part in tokenizer.parts(piece.text) if kind == "frame" else (_fixed(piece, tokenizer),):
+        for part in tokenizer.parts(piece.text) if kind == "frame" else (_fixed(piece, tokenizer, laid_out),):
             if isinstance(part, str):
                 text += part
                 continue
@@ -151,9 +184,9 @@ def units(pieces: Iterable[Piece], tokenizer: Tokenizer, typed_specials: bool = 
         yield text, (), labelled
 
 
-def _fixed(piece: Piece, tokenizer: Tokenizer) -> tuple[int, ...]:
+def _fixed(piece: Piece, tokenizer: Tokenizer, images: Iterator[tuple[int, ...]]) -> tuple[int, ...]:
     if piece.kind == "image":
-        return (IMAGE_ID,)
+        return next(images, (IMAGE_ID,))
     if piece.kind == "eos":
         return tuple(sorted(tokenizer.eos_ids))
     bos = tokenizer.special(tokenizer.bos)

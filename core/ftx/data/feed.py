@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from ftx.data.pack import best_fit, fill, strung
 from ftx.data.schedule import batch_rows
 from ftx.data.store import Sample, Store
+from ftx.errors import RecipeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,7 @@ class Samples:
         self._order = order.astype(np.int32)
         self.lengths: NDArray[np.int32] = np.concatenate([one.lengths for one in stores])[order]
         self.labelled: NDArray[np.int32] = np.concatenate([one.labelled for one in stores])[order]
+        self.pictured: NDArray[np.bool_] = np.concatenate([one.pictured for one in stores])[order]
 
     def __len__(self) -> int:
         return len(self._order)
@@ -156,9 +158,11 @@ class Strung(Feed):
 
 
 def make_feed(samples: Samples, packing: Packing, max_length: int, seed: int) -> Feed:
-    """The rows of an epoch by the way of packing."""
+    """The rows of an epoch by the way of packing. Raises RecipeError where that would cut pictures."""
     if packing == "best_fit":
         return Packed(samples, max_length, seed)
     if packing == "xtuner":
+        if samples.pictured.any():
+            raise RecipeError("data.packing: XTuner's way would cut through pictures; use best_fit")
         return Strung(samples, max_length, seed)
     return Single(samples)

@@ -1,14 +1,25 @@
-"""Pictures that rows name: found inside their folder, whole, and of a size that a machine can hold."""
+"""Pictures that rows name: found inside their folder, whole, of a size that a machine can hold, and opened as RGB."""
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from ftx.data.conversation import RowError
+from ftx.data.conversation import Picture, RowError
+from ftx.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_SIDE = 16_384  # pixels; wider ones are mistakes or attacks, and no vision model reads them
 MAX_PIXELS = 100_000_000
+MAX_RATIO = 200  # of the sides: a longer strip is nothing to see, and a resize of its short side would fill the memory
+TURNED = 5  # from this EXIF orientation on, width and height change places
+WHITE = (255, 255, 255)
 
 
 def image_path(folder: Path, name: str) -> Path:
@@ -31,22 +42,99 @@ def image_path(folder: Path, name: str) -> Path:
     return path
 
 
-def check_image(folder: Path, name: str) -> tuple[int, int]:
-    """Width and height in pixels of a picture that opens whole. Raises RowError."""
+def look_at(folder: Path, name: str) -> Picture:
+    """The picture `name` of `folder`, decoded once to the end. Raises RowError."""
+    path = image_path(folder, name)
+    with _decoding(name), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        width, height = _measured(file, name)
+    state = path.stat()
+    return Picture(str(path.resolve()), width, height, state.st_size, state.st_mtime_ns, digest)
+
+
+def is_as_seen(picture: Picture) -> bool:
+    """Whether the file is still the one that was looked at, by its size and time."""
+    try:
+        state = Path(picture.path).stat()
+    except OSError:
+        return False
+    return (state.st_size, state.st_mtime_ns) == (picture.size, picture.mtime_ns)
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """The picture as RGB. Raises DataError when the file has changed since it was looked at."""
+    try:
+        with _decoding(picture.path):
+            image = open_rgb(Path(picture.path))
+    except RowError as error:
+        raise DataError(f"{error.reason}: it has changed since the data were prepared") from None
+    if image.size != (picture.width, picture.height):
+        raise DataError(f"image '{picture.path}' has changed since the data were prepared; start again")
+    return image
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """A picture file as people see it, in RGB.
+
+    Turned as its EXIF orientation says; of an animation the first frame; transparent parts on white; 16-bit grey scaled
+    to 8 bits. Raises what Pillow raises.
+    """
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of large pictures, which are measured before
+        with Image.open(path) as image:
+            image.load()
+            seen = ImageOps.exif_transpose(image)
+    if seen.mode.startswith("I") or seen.mode == "F":
+        return _eight_bits(seen)
+    if seen.has_transparency_data:
+        clear = seen.convert("RGBA")
+        ground = Image.new("RGB", seen.size, WHITE)
+        ground.paste(clear, mask=clear.getchannel("A"))
+        return ground
+    return seen.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits as RGB: of whole numbers the upper 8 of 16 bits, of fractions 0 to 1 the 256 steps."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image, np.float64)
+    scale = 255.0 if image.mode == "F" and values.max(initial=0) <= 1 else 1 / 257 if values.max(initial=0) > 255 else 1
+    return Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _measured(file: object, name: str) -> tuple[int, int]:
+    """Width and height as the picture is to be seen; its decoder has reached the end. Raises RowError."""
+    from PIL import ExifTags, Image
+
+    with Image.open(file) as image:  # type: ignore[arg-type]
+        width, height = image.size
+        if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+            raise RowError(f"image '{name}' is {width} x {height} pixels", f"keep it below {MAX_SIDE} a side")
+        if max(width, height) > MAX_RATIO * min(width, height):
+            raise RowError(
+                f"image '{name}' is {width} x {height} pixels, more than {MAX_RATIO} times as long as wide", "crop it"
+            )
+        image.load()
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return (height, width) if isinstance(turned, int) and TURNED <= turned <= 8 else (width, height)
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Turn what Pillow raises into RowErrors."""
     from PIL import Image, UnidentifiedImageError
 
-    path = image_path(folder, name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures, which are measured here
-            with Image.open(path) as image:
-                width, height = image.size
-                if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-                    raise RowError(f"image '{name}' is {width} x {height} pixels", f"keep it below {MAX_SIDE} a side")
-                image.load()
+            warnings.simplefilter("ignore")
+            yield
     except UnidentifiedImageError:
         raise RowError(f"image '{name}' is no picture", "replace it") from None
     # Pillow's decoders fail in their own ways on damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, NotImplementedError, Image.DecompressionBombError) as error:
         raise RowError(f"image '{name}' does not open: {error}", "replace it") from None
-    return width, height

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ftx.data.cache import cached
+from ftx.data.images import is_as_seen
 from ftx.data.ledger import REMEMBERED, Ledger, Reject
 from ftx.data.samples import Preparation, samples_of
 from ftx.data.sets import DataSet
-from ftx.data.store import FILES, Store, Writer
+from ftx.data.store import FILES, PICTURES, Store, Writer
 from ftx.errors import DataError
 
 SHOWN = 5  # rejected rows that a refusal spells out
@@ -81,11 +82,12 @@ def _set_key(one: DataSet, content: str) -> dict[str, Any]:
 
 
 def _whole(folder: Path) -> bool:
-    names = [*(f"{name}.bin" for name in FILES), REJECTS, ACCOUNT]
+    names = [*(f"{name}.bin" for name in FILES), PICTURES, REJECTS, ACCOUNT]
     if not all((folder / name).is_file() for name in names):
         return False
     try:
-        return bool(len(Store(folder)) == _ledger(folder).samples)
+        store = Store(folder)
+        return len(store) == _ledger(folder).samples and all(map(is_as_seen, store.pictures()))
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -28,8 +28,8 @@ class Fitter:
 
     truncate: whole turns are dropped from the end; of a plain text, its end. split: turns are spread over several
     samples, each with the system message; a plain text is cut into stretches. reject: the row is refused. cut: the
-    row ends after `limit` tokens, wherever that is, as XTuner's do. No image is ever divided: it is one place in a row
-    until its family lays it out. `encode` may raise RowError.
+    row ends after `limit` tokens, wherever that is, as XTuner's do, but before an image that would not be whole.
+    `encode` may raise RowError.
     """
 
     policy: Policy
@@ -72,6 +72,8 @@ class Fitter:
         return replace(conversation, messages=tuple(kept))
 
     def _text(self, message: Message, row: Encoded | None) -> Fitted:
+        if message.images:
+            raise RowError(f"a text with images exceeds data.max_length {self.limit}", "raise it or shorten the text")
         if self.policy != "split":
             whole = row or self.encode(self._readable(Conversation((message,))))
             return Fitted([whole.part(0, self.limit)], truncated=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from ftx.contracts import Record
-from ftx.data.conversation import Conversation, RowError
+from ftx.contracts import ImageProcessor, Record
+from ftx.data.conversation import Conversation, Picture, RowError
 from ftx.data.encode import Encoder
-from ftx.data.images import check_image
+from ftx.data.images import look_at
 from ftx.data.ledger import Ledger, Reject
 from ftx.data.overlong import Fitter, Policy
 from ftx.data.sets import DataSet
@@ -26,7 +29,8 @@ BATCH = 1024  # rows tokenised at once
 class Preparation:
     """All that turns conversations into samples.
 
-    `typed_specials` lets special tokens written in messages count as such. `reads_images` says whether the model does.
+    `typed_specials` lets special tokens written in messages count as such. `images` is how the model sees pictures,
+    None when it does not.
     """
 
     template: Template
@@ -34,7 +38,7 @@ class Preparation:
     max_length: int
     overlong: Policy = "truncate"
     typed_specials: bool = False
-    reads_images: bool = False
+    images: ImageProcessor | None = None
 
     def key(self) -> dict[str, Any]:
         """What a sample depends on besides its row, as JSON values."""
@@ -45,12 +49,12 @@ class Preparation:
             "max_length": self.max_length,
             "overlong": self.overlong,
             "typed_specials": self.typed_specials,
-            "reads_images": self.reads_images,
+            "images": dict(self.images.key()) if self.images else None,
         }
 
     @cached_property
     def encoder(self) -> Encoder:
-        return Encoder(self.template, self.tokenizer, typed_specials=self.typed_specials)
+        return Encoder(self.template, self.tokenizer, typed_specials=self.typed_specials, images=self.images)
 
     def rows(self, conversations: Sequence[Conversation]) -> list[Encoded | RowError]:
         """The row of each conversation, or what is wrong with it. Raises RecipeError for an unproven stop token."""
@@ -119,7 +123,7 @@ Outcome = list[tuple[Conversation, Encoded | None]] | RowError
 
 
 def _outcomes(one: DataSet, records: list[Record], how: Preparation, fitter: Fitter) -> list[Outcome]:
-    read = [_read(one, record, how) for record in records]
+    read = _seen([_read(one, record, how) for record in records], [one.images_in(record) for record in records])
     short = [c for row in read if isinstance(row, list) for c in row if not fitter.too_long_to_read(c)]
     encoded = iter(how.rows(short))
     return [row if isinstance(row, RowError) else _outcome(row, encoded, fitter) for row in read]
@@ -137,14 +141,49 @@ def _outcome(row: list[Conversation], encoded: Iterator[Encoded | RowError], fit
 def _read(one: DataSet, record: Record, how: Preparation) -> list[Conversation] | RowError:
     try:
         conversations = one.conversations(record)
-        images = [name for conversation in conversations for name in conversation.images]
-        if images and not how.reads_images:
-            raise RowError("the row has an image, which this model family does not read", "remove it or its image")
-        for name in images:
-            check_image(one.images_in(record), name)
     except RowError as error:
         return error
+    if how.images is None and any(conversation.images for conversation in conversations):
+        return RowError("the row has an image, which this model family does not read", "remove it or its image")
     return conversations
+
+
+Row = list[Conversation] | RowError
+
+
+def _seen(rows: list[Row], folders: list[Path]) -> list[Row]:
+    """The rows with their pictures looked at, each once and many at a time, or with what is wrong with one of them."""
+    named = {
+        (folder, name): None
+        for row, folder in zip(rows, folders, strict=True)
+        if isinstance(row, list)
+        for conversation in row
+        for name in conversation.images
+    }
+    if not named:
+        return rows
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the interpreter's lock
+        found = dict(zip(named, pool.map(lambda place: _look(*place), named), strict=True))
+    return [_with_pictures(row, folder, found) for row, folder in zip(rows, folders, strict=True)]
+
+
+def _look(folder: Path, name: str) -> Picture | RowError:
+    try:
+        return look_at(folder, name)
+    except RowError as error:
+        return error
+
+
+def _with_pictures(row: Row, folder: Path, found: Mapping[tuple[Path, str], Picture | RowError]) -> Row:
+    if isinstance(row, RowError):
+        return row
+    names = {name: found[folder, name] for conversation in row for name in conversation.images}
+    pictures: dict[str, Picture] = {}
+    for name, seen in names.items():
+        if isinstance(seen, RowError):
+            return seen
+        pictures[name] = seen
+    return [conversation.with_pictures(pictures) for conversation in row]
 
 
 def _samples(outcome: Outcome, ledger: Ledger, fitter: Fitter, how: Preparation) -> list[Encoded]:

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-from ftx.data.template import IGNORE, Encoded
+from ftx.data.conversation import Picture
+from ftx.data.template import IGNORE, Encoded, Placed
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 # One array a file, little-endian, without a header: ids int32 and learnt uint8, one a token; starts int64, one a
-# sample and one more; labelled int32, one a sample.
-FILES = {"ids": "<i4", "learnt": "|u1", "starts": "<i8", "labelled": "<i4"}
+# sample and one more; labelled int32, one a sample; pictures int64, one a sample and one more: bytes of PICTURES before
+# what it says of the sample.
+FILES = {"ids": "<i4", "learnt": "|u1", "starts": "<i8", "labelled": "<i4", "pictures": "<i8"}
+# For each sample with pictures a line of JSON: [[picture's fields..., start, stop], ...].
+PICTURES = "pictures.jsonl"
 FLUSH = 1 << 20  # tokens held back before they are written
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One training sample: token ids, int32 [tokens], and whether each is learnt, bool [tokens]."""
+    """One training sample: token ids, int32 [tokens], whether each is learnt, bool [tokens], and its pictures."""
 
     ids: NDArray[np.int32]
     learnt: NDArray[np.bool_]
+    pictures: tuple[Placed, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,12 +54,14 @@ class Writer:
         self._learnt = bytearray()
         self._starts = [0]
         self._labelled: list[int] = []
-        self._at = 0
+        self._pictures = [0]
+        self._at = self._pictures_at = 0
         self._files: dict[str, BinaryIO] = {}
         self._hash = hashlib.sha256()
 
     def __enter__(self) -> Self:
         self._files = {name: (self._folder / f"{name}.bin").open("wb") for name in FILES}
+        self._files[PICTURES] = (self._folder / PICTURES).open("wb")
         return self
 
     def add(self, row: Encoded) -> int:
@@ -64,9 +72,19 @@ class Writer:
         self._at += len(row.ids)
         self._starts.append(self._at)
         self._labelled.append(count)
+        if row.pictures:
+            self._add_pictures(row.pictures)
+        self._pictures.append(self._pictures_at)
         if len(self._ids) > FLUSH:
             self._flush()
         return count
+
+    def _add_pictures(self, pictures: tuple[Placed, ...]) -> None:
+        fields = [[*astuple(one.picture), one.start, one.stop] for one in pictures]
+        line = json.dumps(fields, ensure_ascii=True).encode() + b"\n"
+        self._pictures_at += self._files[PICTURES].write(line)
+        # Where the files lie and when they were written makes no other samples.
+        self._hash.update(repr([(one.picture.digest, one.start, one.stop) for one in pictures]).encode())
 
     def digest(self) -> str:
         """sha256 of all samples added, the same whatever file they came from. Writes out what is held back."""
@@ -81,7 +99,8 @@ class Writer:
             raw = np.asarray(values, dtype=FILES[name]).tobytes()
             self._hash.update(raw)
             self._files[name].write(raw)
-        self._ids, self._learnt, self._starts, self._labelled = [], bytearray(), [], []
+        self._files["pictures"].write(np.asarray(self._pictures, dtype=FILES["pictures"]).tobytes())
+        self._ids, self._learnt, self._starts, self._labelled, self._pictures = [], bytearray(), [], [], []
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -100,10 +119,12 @@ class Store(Sequence[Sample]):
 
         arrays = {name: _mapped(folder / f"{name}.bin", np.dtype(dtype)) for name, dtype in FILES.items()}
         self._ids, self._learnt, self.starts = arrays["ids"], arrays["learnt"], arrays["starts"]
+        self._pictures, self._file = arrays["pictures"], folder / PICTURES
         self.labelled: NDArray[np.int32] = arrays["labelled"]
         self.lengths: NDArray[np.int32] = np.diff(self.starts).astype(np.int32)
         tokens = self.starts[-1] if len(self.starts) == len(self.labelled) + 1 else -1
-        if not len(self._ids) == len(self._learnt) == tokens:
+        whole = len(self._pictures) == len(self.starts) and self._file.stat().st_size == self._pictures[-1]
+        if not len(self._ids) == len(self._learnt) == tokens or not whole:
             raise ValueError(f"{folder}: the arrays of the store do not fit each other")
 
     def __len__(self) -> int:
@@ -113,7 +134,33 @@ class Store(Sequence[Sample]):
         import numpy as np
 
         part = slice(int(self.starts[index]), int(self.starts[index + 1]))
-        return Sample(self._ids[part], self._learnt[part].view(np.bool_))
+        return Sample(self._ids[part], self._learnt[part].view(np.bool_), self._placed(index))
+
+    @property
+    def pictured(self) -> NDArray[np.bool_]:
+        """bool [samples]: whether the sample has a picture."""
+        import numpy as np
+
+        return np.diff(self._pictures) > 0
+
+    def _placed(self, index: int) -> tuple[Placed, ...]:
+        start, stop = int(self._pictures[index]), int(self._pictures[index + 1])
+        if start == stop:
+            return ()
+        with self._file.open("rb") as file:
+            file.seek(start)
+            return placed_in(file.read(stop - start))
+
+    def pictures(self) -> Iterator[Picture]:
+        """The pictures of all samples in order, one that recurs as often as it does."""
+        with self._file.open("rb") as file:
+            for line in file:
+                yield from (one.picture for one in placed_in(line))
+
+
+def placed_in(line: bytes) -> tuple[Placed, ...]:
+    """The pictures that a line of PICTURES names."""
+    return tuple(Placed(Picture(*fields), start, stop) for *fields, start, stop in json.loads(line))
 
 
 def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -86,7 +86,7 @@ class Streamed(Feed):
     def _as_sample(row: Encoded) -> Sample:
         import numpy as np
 
-        return Sample(np.asarray(row.ids, np.int32), np.frombuffer(row.learnt, np.bool_))
+        return Sample(np.asarray(row.ids, np.int32), np.frombuffer(row.learnt, np.bool_), row.pictures)
 
     def _drawn(self) -> Iterator[Encoded]:
         draw = random.Random(f"{self._seed}-sets")

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ftx.data.conversation import IMAGE, Conversation, Message, RowError
+from ftx.data.conversation import IMAGE, Conversation, Message, Picture, RowError
 
 if TYPE_CHECKING:
     from ftx.data.tokens import Tokenizer
 
 IGNORE = -100  # the label that cross entropy skips
-IMAGE_ID = -200  # stands for an image until its family knows how many tokens it takes; XTuner's number
+IMAGE_ID = -200  # stands wherever a feature of a picture does; the number that LLaVA and XTuner give to images
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,21 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """A picture and its tokens, those from `start` up to `stop` of a row."""
+
+    picture: Picture
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
 class Encoded:
-    """Token ids, and for each a byte, 1 when it is learnt."""
+    """Token ids, for each a byte, 1 when it is learnt, and the pictures among them."""
 
     ids: list[int]
     learnt: bytes
+    pictures: tuple[Placed, ...] = ()
 
     @property
     def labels(self) -> list[int]:
@@ -47,8 +57,10 @@ class Encoded:
         return [i if learnt else IGNORE for i, learnt in zip(self.ids, self.learnt, strict=True)]
 
     def part(self, start: int, stop: int) -> Encoded:
-        """The tokens from `start` up to `stop`."""
-        return Encoded(self.ids[start:stop], self.learnt[start:stop])
+        """The tokens from `start` up to `stop`, or up to a picture that would not be whole. None may begin earlier."""
+        stop = min([stop, *(one.start for one in self.pictures if one.stop > stop)])
+        whole = [Placed(p.picture, p.start - start, p.stop - start) for p in self.pictures if start <= p.start < stop]
+        return Encoded(self.ids[start:stop], self.learnt[start:stop], tuple(whole))
 
     def times_learnt(self, token: int) -> int:
         """How often the token with that id is learnt."""
@@ -98,12 +110,15 @@ class Template(ABC):
             raise row
         return row
 
-    def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-        """Ids after which the assistant's next answer begins."""
+    def prompt(
+        self, messages: Sequence[Message], tokenizer: Tokenizer, images: Iterable[tuple[int, ...]] = ()
+    ) -> list[int]:
+        """Ids after which the assistant's next answer begins. `images` are the ids of the images, in order."""
         from ftx.data.encode import units
 
         pieces = self.pieces(Conversation(tuple(messages)), answer_next=True)
-        return [i for text, ids, _ in units(pieces, tokenizer) for i in (tokenizer.encode_text(text) if text else ids)]
+        found = units(pieces, tokenizer, images=images)
+        return [i for text, ids, _ in found for i in (tokenizer.encode_text(text) if text else ids)]
 
 
 def message_pieces(message: Message, *, loss: bool = False, fresh: bool = False) -> Iterator[Piece]:

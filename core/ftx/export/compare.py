@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftx.checkpoint_files import Checkpoint
 from ftx.contracts import ModelFamily
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def compare_merged(family: ModelFamily, base: Path, adapter: Path, merged: Path)
     """Logits of base + adapter against the merged folder, both in float32 on the CPU, one after the other."""
     unmerged = _logits(family, base, adapter)
     after = _logits(family, merged, None)
-    dtypes = {info.dtype for info in Checkpoint.of(base).tensors.values()}
+    dtypes = {info.dtype for info in family.checkpoint(base).tensors.values()}
     return Agreement(
         difference=max(float((a - b).abs().max()) for a, b in zip(unmerged, after, strict=True)),
         scale=max(float(a.abs().max()) for a in unmerged),
@@ -55,6 +55,19 @@ def _logits(family: ModelFamily, folder: Path, adapter: Path | None) -> list[tor
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter)).eval()
-    tokenizer = family.tokenizer(folder)
     with torch.inference_mode():
-        return [model(input_ids=torch.tensor([tokenizer.encode_text(probe)])).logits for probe in PROBES]
+        return [model(**probe).logits for probe in _probes(family, folder)]
+
+
+def _probes(family: ModelFamily, folder: Path) -> Iterator[dict[str, torch.Tensor]]:
+    """Inputs that reach every part of the model: text, and for a model that sees a picture before it."""
+    import torch
+    from PIL import Image
+
+    tokenizer, images = family.tokenizer(folder), family.image_processor(folder)
+    texts = [tokenizer.encode_text(probe) for probe in PROBES]
+    yield from ({"input_ids": torch.tensor([ids])} for ids in texts)
+    if images is not None:
+        picture = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
+        (places,) = images.lay_out([picture.size])
+        yield {"input_ids": torch.tensor([[*places, *texts[0]]]), "pixel_values": images.pixels([picture])}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftx.artifact import Artifact, copy_companions, seal, write_template
-from ftx.atomic import weights_fingerprint, whole_folder
+from ftx.artifact import Artifact, seal, write_template
+from ftx.atomic import whole_folder
 from ftx.checkpoint_files import Checkpoint, read_json
 from ftx.console import Console
 from ftx.contracts import Layout, ModelFamily
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 # Features of peft adapters that change the model otherwise than by W + scale * B @ A.
-UNMERGEABLE = ("use_dora", "modules_to_save", "fan_in_fan_out", "lora_bias", "alora_invocation_tokens")
+UNMERGEABLE = ("use_dora", "fan_in_fan_out", "lora_bias", "alora_invocation_tokens")
 
 
 def merge(artifact: Artifact, family: ModelFamily, base: Path, out: Path, console: Console) -> Artifact:
@@ -34,12 +34,12 @@ def merge(artifact: Artifact, family: ModelFamily, base: Path, out: Path, consol
         raise RecipeError(f"{artifact.folder} is a {artifact.kind}, not an adapter: there is nothing to merge")
     if out.exists():
         raise RecipeError(f"--out: {out} exists already; give another folder")
-    if weights_fingerprint(base) != artifact.manifest["base"]["fingerprint"]:
+    if family.fingerprint(base) != artifact.manifest["base"]["fingerprint"]:
         raise ModelError(f"{base} is not the base this adapter was trained on (its weights differ)")
     adapter = Adapter.read(artifact.folder)
     with whole_folder(out) as folder:
-        merge_weights(adapter, family.layout(base), base, folder)
-        copy_companions(base, folder)
+        merge_weights(adapter, family.layout(base), family.checkpoint(base), folder)
+        family.copy_companions(base, folder)
         template = (artifact.folder / "chat_template.jinja").read_text("utf-8")
         write_template(folder, template, list(artifact.plan["template"]["stop_ids"]))
         agreement = compare_merged(family, base, artifact.folder, folder)
@@ -68,9 +68,13 @@ def merge(artifact: Artifact, family: ModelFamily, base: Path, out: Path, consol
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter as stored: `factors` maps a native parameter name to (A [r, in], B [out, r], scale)."""
+    """An adapter as stored, by names of native parameters.
+
+    `factors` are LoRA's: (A [r, in], B [out, r], scale). `whole` are parameters that were trained whole.
+    """
 
     factors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
+    whole: Mapping[str, torch.Tensor]
 
     @staticmethod
     def read(folder: Path) -> Adapter:
@@ -83,15 +87,30 @@ class Adapter:
         if used := [feature for feature in UNMERGEABLE if config.get(feature)]:
             raise ModelError(f"{folder} uses {', '.join(used)}, which cannot be merged yet")
         tensors = load_file(folder / "adapter_model.safetensors")
-        factors = {}
-        for name, a in tensors.items():
+        saved = tuple(f".{module}." for module in config.get("modules_to_save") or ())
+        factors, whole = {}, {}
+        for name, tensor in tensors.items():
+            native = name.removeprefix("base_model.model.")
             if ".lora_A." in name:
-                module = name.removeprefix("base_model.model.").partition(".lora_A.")[0]
+                module = native.partition(".lora_A.")[0]
                 b = tensors[name.replace(".lora_A.", ".lora_B.")]
-                factors[f"{module}.weight"] = (a, b, _scale(config, module, a.shape[0]))
-        if len(tensors) != 2 * len(factors):
+                factors[f"{module}.weight"] = (tensor, b, _scale(config, module, tensor.shape[0]))
+            elif any(module in f".{native}" for module in saved):
+                whole[native] = tensor
+        if len(tensors) != 2 * len(factors) + len(whole):
             raise ModelError(f"{folder} holds tensors other than LoRA factors, which cannot be merged")
-        return Adapter(factors)
+        return Adapter(factors, whole)
+
+    @property
+    def touched(self) -> set[str]:
+        """Names of the native parameters that the adapter changes."""
+        return {*self.factors, *self.whole}
+
+    def applied(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """The parameter `name` with the adapter, in the dtype of its `weight` without it; unchanged if untouched."""
+        if name in self.whole:
+            return self.whole[name].to(weight.dtype)
+        return (weight.float() + self.delta(name)).to(weight.dtype) if name in self.factors else weight
 
     def delta(self, name: str) -> torch.Tensor:
         """scale * B @ A in float32, [out, in]."""
@@ -109,15 +128,16 @@ def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def merge_weights(adapter: Adapter, layout: Layout, base: Path, out: Path) -> None:
+def merge_weights(adapter: Adapter, layout: Layout, checkpoint: Checkpoint, out: Path) -> None:
     """Write the merged shards. Tensors the adapter does not touch are copied bit for bit.
 
     Raises ModelError when the adapter tunes a parameter the base does not have.
     """
-    checkpoint = Checkpoint.of(base)
     known = {native for name in checkpoint.tensors for native in layout.native_names(name)}
-    if stray := sorted(adapter.factors.keys() - known):
-        raise ModelError(f"the adapter tunes {stray[0]}, which {base} does not have: it is another model's")
+    if stray := sorted(adapter.touched - known):
+        raise ModelError(
+            f"the adapter tunes {stray[0]}, which {checkpoint.folder} does not have: it is another model's"
+        )
     held: dict[str, Mapping[str, torch.Tensor]] = {}
 
     def tensor(name: str) -> torch.Tensor:
@@ -131,11 +151,10 @@ def merge_weights(adapter: Adapter, layout: Layout, base: Path, out: Path) -> No
 
 
 def _merged(name: str, stored: torch.Tensor, adapter: Adapter, layout: Layout) -> torch.Tensor:
+    if adapter.touched.isdisjoint(layout.native_names(name)):
+        return stored
     native = layout.split(name, stored)
-    touched = [n for n in native if n in adapter.factors]
-    for n in touched:
-        native[n] = (native[n].float() + adapter.delta(n)).to(stored.dtype)
-    return layout.join(name, native) if touched else stored
+    return layout.join(name, {n: adapter.applied(n, weight) for n, weight in native.items()})
 
 
 def adapter_base(folder: Path) -> Path:

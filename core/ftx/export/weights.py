@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftx.checkpoint_files import Checkpoint
-from ftx.contracts import Layout
+from ftx.contracts import ModelFamily
 from ftx.errors import ModelError
 
 if TYPE_CHECKING:
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def export_weights(
-    native: Mapping[str, torch.Tensor], layout: Layout, source: Path, out: Path, *, keep_dtype: bool = False
+    native: Mapping[str, torch.Tensor], family: ModelFamily, source: Path, out: Path, *, keep_dtype: bool = False
 ) -> None:
-    """Write `native` under the names and in the shards of `source`, as safetensors.
+    """Write `native`, parameters of a model of `family`, under the names and in the shards of `source`, as safetensors.
 
     Each tensor takes the dtype it has in `source`, or stays as it is with `keep_dtype`. Weights that were not
     changed come out bit for bit. Raises ModelError when a parameter is missing.
     """
-    checkpoint = Checkpoint.of(source)
+    checkpoint, layout = family.checkpoint(source), family.layout(source)
 
     def tensor(name: str) -> torch.Tensor:
         import torch

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftx.atomic import weights_fingerprint, whole_folder, write_text
+from ftx.atomic import whole_folder, write_text
 from ftx.errors import RecipeError
 from ftx.run import Run, checkpoints_in
 
@@ -49,7 +49,8 @@ def identity(run: Run) -> dict[str, Any]:
     plan = run.plan
     train = plan.recipe.train
     return {
-        "base": weights_fingerprint(plan.base),
+        "base": plan.family.fingerprint(plan.base),
+        "family": {"name": plan.family.name, **plan.family.model_dump(mode="json")},
         "data": plan.hashes,
         "samples": plan.prepared.digests,
         "mix": [one.model_dump(include={"limit", "repeat", "weight"}) for one in plan.recipe.data.sets],

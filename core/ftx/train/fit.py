@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.artifact import Artifact, seal, write_template
-from ftx.atomic import weights_fingerprint, whole_folder
+from ftx.atomic import whole_folder
 from ftx.console import Console
-from ftx.data.collate import collate
 from ftx.data.template import IGNORE
 from ftx.errors import Interrupted, OutOfMemory, TrainingError
 from ftx.plan import Plan
 from ftx.run import Run
 from ftx.train import checkpoint
-from ftx.train.schedule import micro_batches, rate, step_seed
+from ftx.train.batches import Batches
+from ftx.train.schedule import rate, step_seed
 from ftx.train.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -60,13 +60,16 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
     _announce(run, model, accelerator)
     model.train()
     pace = _Pace(done)
-    with stop_on_signals() as stop:
+    with (
+        stop_on_signals() as stop,
+        Batches(plan, accelerator.process_index, accelerator.num_processes, done) as batches,
+    ):
         for step in range(done, plan.steps):
             rows = plan.feed.rows_of(step, train.global_batch_size, train.seed)
             for group in optimizer.param_groups:
                 group["lr"] = plan.lr * rate(step, plan.steps, plan.warmup_steps)
             torch.manual_seed(step_seed(train.seed, step, accelerator.process_index))
-            share = _accumulate(plan, model, rows, accelerator)
+            share = _accumulate(plan, model, rows, batches, accelerator)
             loss, stopping = _agree(accelerator, share, stop.asked)
             norm = float(accelerator.clip_grad_norm_(_trained(model), train.max_grad_norm))
             _refuse_non_finite(run, step, loss, norm)
@@ -130,7 +133,7 @@ def _prepare(
         dtype=plan.method.storage_dtype(dtype),
         device=str(accelerator.device),
         attention=train.attention,
-        quantization=plan.method.quantization(dtype),
+        quantization=plan.method.quantization(dtype, plan.family),
     )
     model.config.use_cache = False
     model = plan.method.prepare(model, plan.family, weights)
@@ -154,7 +157,9 @@ def _trained(model: PreTrainedModel) -> list[torch.nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _accumulate(plan: Plan, model: PreTrainedModel, rows: list[int], accelerator: Accelerator) -> torch.Tensor:
+def _accumulate(
+    plan: Plan, model: PreTrainedModel, rows: list[int], batches: Batches, accelerator: Accelerator
+) -> torch.Tensor:
     """Gradients of the mean loss over every labelled token of the step, and this process's share of that loss.
 
     The divisor is the whole step's token count, known to every process beforehand, so that neither the size of
@@ -162,20 +167,14 @@ def _accumulate(plan: Plan, model: PreTrainedModel, rows: list[int], accelerator
     """
     import torch
 
-    train = plan.recipe.train
-    feed = plan.feed
-    tokens = sum(feed.labelled(i) for i in rows)
-    world = accelerator.num_processes
-    dtype = arithmetic(train.dtype, accelerator.device.type)
+    tokens = sum(plan.feed.labelled(i) for i in rows)
+    dtype = arithmetic(plan.recipe.train.dtype, accelerator.device.type)
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-    for part in micro_batches(rows, plan.micro_batch_size, accelerator.process_index, world):
-        # A process without rows of its own still takes part in the collectives, with no weight.
-        held = [feed.samples(i) for i in part or rows[:1]]
-        batch = collate(held, plan.tokenizer.pad_id, isolated=feed.isolated)
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+    for made, counts in batches.of_step(rows):
+        batch = {name: tensor.to(accelerator.device) for name, tensor in made.items()}
         with torch.autocast(accelerator.device.type, dtype, enabled=dtype != torch.float32):
-            loss = _loss_sum(model, batch) / tokens * (1.0 if part else 0.0)
-        accelerator.backward(loss * world)
+            loss = _loss_sum(model, batch) / tokens * (1.0 if counts else 0.0)
+        accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
     return total
 
@@ -249,7 +248,7 @@ def _finish(run: Run, model: PreTrainedModel, start: float) -> None:
             folder,
             plan.method.produces,
             plan=plan.as_dict(),
-            base={"path": str(plan.base.resolve()), "fingerprint": weights_fingerprint(plan.base)},
+            base={"path": str(plan.base.resolve()), "fingerprint": plan.family.fingerprint(plan.base)},
             data=plan.hashes,
             rows=plan.ledger.as_dict(),
             metrics={"first_loss": curve[0], "last_loss": curve[-1], "steps": plan.steps},
