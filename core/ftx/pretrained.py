@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from ftx.checkpoint_files import Checkpoint
+    from ftx.contracts import Layout
+
+SHOWN = 3  # weights that a sentence names
+
 
 def loaded(
     model_class: type[PreTrainedModel],
@@ -23,8 +29,12 @@ def loaded(
     device: str,
     attention: str,
     quantization: Any,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
 ) -> PreTrainedModel:
-    """The folder's weights in `model_class`, every parameter accounted for. Raises ModelError."""
+    """The folder's weights in `model_class`, every parameter accounted for. Raises ModelError.
+
+    With `state_dict` its tensors, named as the class names them, are taken instead of the folder's.
+    """
     from safetensors import SafetensorError
     from transformers.utils import logging
 
@@ -32,8 +42,9 @@ def loaded(
     logging.disable_progress_bar()
     try:
         model, info = model_class.from_pretrained(
-            str(folder),
+            None if state_dict else str(folder),
             config=config,
+            state_dict=state_dict,
             dtype=dtype,
             device_map=device,
             attn_implementation=attention,
@@ -47,6 +58,45 @@ def loaded(
         if info[what]:
             raise ModelError(f"{folder}: {what.replace('_', ' ')}: {sorted(map(str, info[what]))[:3]}")
     return model.eval()
+
+
+def native_tensors(checkpoint: Checkpoint, layout: Layout) -> dict[str, torch.Tensor]:
+    """The stored tensors as the native model's parameters, memory-mapped where they are stored as they are held."""
+    return {
+        name: tensor
+        for shard in checkpoint.shards
+        for stored, whole in checkpoint.read(shard).items()
+        if not stored.endswith("rotary_emb.inv_freq")
+        for name, tensor in layout.split(stored, whole).items()
+    }
+
+
+def check_weights(native: PreTrainedModel, checkpoint: Checkpoint, layout: Layout, what: str) -> None:
+    """Compare what is stored with `native`, a model on the meta device. Raises ModelError.
+
+    `what` says in sentences what kind of model it is.
+    """
+    expected = dict(native.state_dict())
+    stored = {name: info for name, info in checkpoint.tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+    held = {part: name for name in stored for part in layout.native_names(name)}
+    problems = []
+    tied = set(getattr(native, "all_tied_weights_keys", None) or ())
+    if missing := sorted(expected.keys() - held.keys() - tied):
+        problems.append(f"{checkpoint.folder} lacks {len(missing)} weights of {what}: {_some(missing)}")
+    if extra := sorted({held[part] for part in held.keys() - expected.keys()}):
+        problems.append(f"{checkpoint.folder} holds {len(extra)} weights that {what} has not: {_some(extra)}")
+    for name, info in stored.items():
+        if problems:
+            break
+        shape = tuple(layout.join(name, expected).shape)
+        if shape != info.shape:
+            problems.append(f"{name} has shape {info.shape}, but config.json makes it {shape}")
+    if problems:
+        raise ModelError(*problems)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 # All that decides how a folder's text becomes ids.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftx import Layout
 
@@ -77,3 +77,10 @@ class InternLM2Layout(Layout):
         if len(parts) == 1:
             return parts[0]
         return join_wqkv(parts[0], parts[1], parts[2], self.kv_heads)
+
+
+def layout_of(config: Mapping[str, Any]) -> InternLM2Layout:
+    """The mapping for a model of this config."""
+    heads = int(config["num_attention_heads"])
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    return InternLM2Layout(kv_heads, heads // kv_heads)

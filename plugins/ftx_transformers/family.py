@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftx import Layout, ModelError, ModelFacts, ModelFamily
 from ftx.checkpoint_files import Checkpoint, read_json
 from ftx.data.tokens import Tokenizer
+from ftx.export.same import SameLayout
 from ftx.pretrained import load_tokenizer, loaded
 
 if TYPE_CHECKING:
@@ -67,19 +68,6 @@ class Transformers(ModelFamily):
             if isinstance(module, torch.nn.Linear) and module is not head
         }
         return sorted(linear)
-
-
-class SameLayout(Layout):
-    """Tensors are stored as the model holds them, under the same names."""
-
-    def native_names(self, stored: str) -> list[str]:
-        return [stored]
-
-    def split(self, stored: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {stored: tensor}
-
-    def join(self, stored: str, native: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return native[stored]
 
 
 def is_native(config: Mapping[str, Any]) -> bool:

@@ -1,7 +1,8 @@
-"""XTuner's 26 prompt templates and 8 system texts, by name, as data.
+"""Prompt templates and system texts by name, as data.
 
-xtuner_templates.json holds the exact strings of XTuner 0.1.23 (Apache-2.0): a model tuned there is continued, and its
-training data replayed, only with the same characters.
+xtuner_templates.json holds the exact strings of XTuner 0.1.23 (Apache-2.0), 26 templates and 8 system texts: a model
+tuned there is continued, and its training data replayed, only with the same characters. family_templates.json holds
+those of models whose official code brings its own: InternVL2's (its conversation.py), and XTuner's for InternVL2.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class NamedTemplate(Template):
     `system` holds "{system}", `user` holds "{input}" and may hold "{round}", counted from 1. `suffix` ends an answer
     and is learnt; with `eos` the tokenizer's end of text follows it, learnt too, and the next turn begins with BOS
     again; `sep` comes last and is not learnt. `tool` holds "{output}" for what a tool gave back (ftx's own addition,
-    for MOSS's plugin data).
+    for MOSS's plugin data). `default_system` stands where a conversation has no system message.
     """
 
     name: str
@@ -39,6 +40,7 @@ class NamedTemplate(Template):
     sep: str
     stop: tuple[str, ...]
     tool: str | None = None
+    default_system: str | None = None
 
     def pieces(self, conversation: Conversation, *, answer_next: bool = False) -> Iterator[Piece]:
         if conversation.tools or any(self._has_no_place(message) for message in conversation.messages):
@@ -46,7 +48,7 @@ class NamedTemplate(Template):
                 f"template '{self.name}' has no place for tools", "use the tokenizer's own template or drop the row"
             )
         turn, bos, joined = 0, True, False
-        for message in conversation.messages:
+        for message in conversation.with_system(self.default_system).messages:
             if message.role == "assistant":
                 yield from self._answer(message)
                 bos, joined = self.eos, False
@@ -103,7 +105,7 @@ class NamedTemplate(Template):
         again = "true" if self.eos else "false"
         end = f"{_quote(self.suffix)} + eos_token + {_quote(self.sep)}" if self.eos else _quote(self.suffix + self.sep)
         return (
-            "{% set ns = namespace(bos=true, round=0) %}{% for message in messages %}"
+            "{% set ns = namespace(bos=true, round=0) %}" + self._jinja_default() + "{% for message in messages %}"
             "{% if message['role'] == 'assistant' %}{{ message['content'] + " + end + " }}"
             "{% set ns.bos = "
             + again
@@ -116,6 +118,14 @@ class NamedTemplate(Template):
             + " }}{% set ns.bos = false %}"
             "{% else %}" + begin + counted + "{{ " + _jinja_frame(self.user, "{input}") + " }}"
             "{% set ns.bos = false %}{% endif %}{% endfor %}"
+        )
+
+    def _jinja_default(self) -> str:
+        if self.default_system is None or self.system is None:
+            return ""
+        said = _quote(self.system.replace("{system}", self.default_system))
+        return (
+            "{% if messages[0]['role'] != 'system' %}{{ bos_token + " + said + " }}{% set ns.bos = false %}{% endif %}"
         )
 
     def _jinja_tool(self, begin: str) -> str:
@@ -135,24 +145,25 @@ def _jinja_frame(frame: str, mark: str) -> str:
 
 
 @cache
-def _data() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((files("ftx.data") / "xtuner_templates.json").read_text("utf-8"))
+def _data(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((files("ftx.data") / f"{name}_templates.json").read_text("utf-8"))
     return found
 
 
 @cache
 def named_templates() -> dict[str, NamedTemplate]:
-    """XTuner's prompt templates by name."""
+    """All prompt templates by name."""
     return {name: NamedTemplate(name=name, **{**row, "stop": tuple(row["stop"])}) for name, row in _prompts()}
 
 
 def _prompts() -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from _data()["prompts"].items()
+    yield from _data("xtuner")["prompts"].items()
+    yield from _data("family")["prompts"].items()
 
 
 def system_texts() -> dict[str, str]:
     """XTuner's system texts by name."""
-    found: dict[str, str] = _data()["systems"]
+    found: dict[str, str] = _data("xtuner")["systems"]
     return found
 
 
