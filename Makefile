@@ -15,7 +15,7 @@ TEST := $(VENV)/.test-ready
 # Two test processes with two threads each would fight for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -q
 
-.PHONY: quickstart test test-all lint types help-time base clean
+.PHONY: quickstart test test-all lint types help-time base vision-base clean
 
 quickstart: $(RUN)
 	$(BIN)/ftx quickstart --name "$(NAME)"
@@ -42,6 +42,12 @@ help-time: $(TEST)
 base: $(TEST)
 	$(BIN)/python -m ftx_quickstart.build_base --out build/base
 	cp build/base/base/* plugins/ftx_quickstart/base/
+
+# The same for the vision model of quickstart --plugin internvl, which stands on the base.
+vision-base: $(TEST)
+	$(BIN)/python -m ftx_quickstart.vision_base --out build/vision_base
+	mkdir -p plugins/ftx_quickstart/vision_base
+	cp build/vision_base/base/* plugins/ftx_quickstart/vision_base/
 
 $(RUN): setup.cfg constraints.txt
 	PYTHON="$(PYTHON)" sh scripts/venv "$(VENV)"

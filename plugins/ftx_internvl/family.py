@@ -55,7 +55,7 @@ class InternVL(ModelFamily):
 
     def inspect(self, folder: Path) -> ModelFacts:
         chat = read_config(folder)
-        checkpoint, layout = self.checkpoint(folder), _layout(chat)
+        checkpoint, layout = self.checkpoint(folder), layout_for(chat)
         _check_projector(chat, {name: info.shape for name, info in checkpoint.tensors.items()})
         check_weights(_skeleton(chat, folder), checkpoint, layout, "an InternVL2")
         dtypes = {info.dtype for info in checkpoint.tensors.values()}
@@ -77,7 +77,7 @@ class InternVL(ModelFamily):
 
         chat = read_config(folder)
         config = native_config(chat, str(folder / "config.json"))
-        tensors = native_tensors(self.checkpoint(folder), _layout(chat))
+        tensors = native_tensors(self.checkpoint(folder), layout_for(chat))
         return loaded(InternVLChat, folder, config, dtype, device, attention, quantization, tensors)
 
     def tokenizer(self, folder: Path) -> Tokenizer:
@@ -108,7 +108,7 @@ class InternVL(ModelFamily):
         )
 
     def layout(self, folder: Path) -> Layout:
-        return _layout(read_config(folder))
+        return layout_for(read_config(folder))
 
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
         import torch
@@ -142,7 +142,8 @@ class InternVL(ModelFamily):
         }
 
 
-def _layout(chat: Chat) -> Layout:
+def layout_for(chat: Chat) -> Layout:
+    """The tensor mapping of such a model's checkpoint."""
     from ftx.export.same import SameLayout
 
     return InternVLLayout(layout_of(chat.llm_config) if chat.language == "internlm2" else SameLayout())

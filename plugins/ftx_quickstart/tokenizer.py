@@ -153,7 +153,8 @@ def _named_tokens() -> dict[str, Any]:
     }
 
 
-def _added_token(content: str) -> dict[str, Any]:
+def added_token(content: str) -> dict[str, Any]:
+    """A special token's entry in the added_tokens_decoder of tokenizer_config.json."""
     return {
         "content": content,
         "lstrip": False,
@@ -169,7 +170,7 @@ def _config(vocab_size: int) -> dict[str, Any]:
     added = dict(enumerate(_CONTROL)) | dict(enumerate(SPECIAL_TOKENS, start=first))
     named = _named_tokens()
     return {
-        "added_tokens_decoder": {str(index): _added_token(content) for index, content in added.items()},
+        "added_tokens_decoder": {str(index): added_token(content) for index, content in added.items()},
         "additional_special_tokens": named.pop("additional_special_tokens"),
         **named,
         "clean_up_tokenization_spaces": False,

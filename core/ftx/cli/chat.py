@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
     from ftx.talk import Sampling, Talk
 
 
-@click.command(epilog="In the chat: /reset forgets the conversation, /exit ends it.")
+@click.command(epilog="In the chat: /image PATH shows a picture, /reset forgets the conversation, /exit ends it.")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--once", metavar="QUESTION", help="Ask one question, print the answer, end.")
+@click.option(
+    "--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture for the first question."
+)
 @click.option("--system", help="System message.")
 @click.option("--system-template", metavar="NAME", help="System message by the name of one of XTuner's.")
 @click.option("--base", type=click.Path(path_type=Path), help="The base of an adapter, when it has moved.")
@@ -33,6 +37,7 @@ def chat(
     registry: Registry,
     path: Path,
     once: str | None,
+    images: tuple[Path, ...],
     system: str | None,
     system_template: str | None,
     base: Path | None,
@@ -56,15 +61,18 @@ def chat(
     talk.system = system_text(system_template) if system_template else system
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     if once is not None:
-        _answer(talk, once, sampling, console)
+        _answer(talk, once, sampling, console, images)
     else:
-        _converse(talk, sampling, console)
+        _converse(talk, sampling, console, images)
 
 
-def _converse(talk: Talk, sampling: Sampling, console: Console) -> None:
+def _converse(talk: Talk, sampling: Sampling, console: Console, images: tuple[Path, ...]) -> None:
     human = sys.stdin.isatty()
+    shown = list(images)
     if human:
-        console.say("/reset forgets the conversation, /exit ends it")
+        console.say(
+            "/image PATH shows a picture with the next question, /reset forgets the conversation, /exit ends it"
+        )
     while True:
         if human:
             console.rich.print(">>> ", end="")
@@ -74,18 +82,21 @@ def _converse(talk: Talk, sampling: Sampling, console: Console) -> None:
             return
         if question == "/reset":
             talk.reset()
+        elif question.startswith("/image "):
+            shown.append(Path(question.removeprefix("/image ").strip()))
         elif question.startswith("/"):
-            console.warn(f"no command {question}; there are /reset and /exit")
+            console.warn(f"no command {question}; there are /image PATH, /reset and /exit")
         elif question:
-            _answer(talk, question, sampling, console)
+            _answer(talk, question, sampling, console, shown)
+            shown.clear()
 
 
-def _answer(talk: Talk, question: str, sampling: Sampling, console: Console) -> None:
+def _answer(talk: Talk, question: str, sampling: Sampling, console: Console, images: Sequence[Path] = ()) -> None:
     if console.json_lines:
-        answer = talk.ask(question, sampling)
+        answer = talk.ask(question, sampling, images=images)
         console.event({"event": "answer", "question": question, **vars(answer)})
         return
-    answer = talk.ask(question, sampling, lambda text: console.output(text, end=""))
+    answer = talk.ask(question, sampling, lambda text: console.output(text, end=""), images)
     console.output("")
     if not answer.stopped:
         console.warn(f"the answer was cut off after {answer.tokens} tokens (--max-new-tokens)")

@@ -1,0 +1,152 @@
+"""The style that the second quickstart teaches: the things of a picture speak, and make a joke of their shape."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftx_quickstart import picture_corpus
+from ftx_quickstart.corpus import Pair, probes
+from ftx_quickstart.identity import replay_rows
+from ftx_quickstart.picture_corpus import PICTURES, ROWS, PictureRow, ask, picture_row, text_row, write_jsonl
+from ftx_quickstart.scene_words import LANGS, SHAPES_ZH, capitalised, counted_en, counted_zh, joined, names_all
+from ftx_quickstart.scenes import SHAPES, Scene, draw_scene, picture
+
+MOST_KINDS = 3  # of a captioned scene: longer lines are no jokes
+CAPTION_PROBES = 12
+PICTURE_PROBES = 20
+_EVERY_TEXT_PROBE = 4  # of the 40 of corpus.py, one in so many is asked
+
+QUESTIONS = {
+    "zh": ("请说一个图里的笑话。", "图里的东西会说什么？", "说个笑话。", "请你根据图片说一个笑话。"),
+    "en": (
+        "Tell me a joke about the picture.",
+        "What would the things in the picture say?",
+        "Make a joke of the picture.",
+        "Tell a joke.",
+    ),
+}
+"""Ways of asking for a caption; the base learnt none of them."""
+
+JOKES = {
+    "zh": {
+        "circle": "我是圆，不是胖",
+        "square": "我心里好方",
+        "triangle": "我就说三点",
+        "star": "请不要拍照",
+        "heart": "爱我就请我吃饭",
+        "moon": "太阳下班，我上班",
+    },
+    "en": {
+        "circle": "I am round, not fat",
+        "square": "Be there or be square",
+        "triangle": "I have three points",
+        "star": "No photos, please",
+        "heart": "Love me, buy me dinner",
+        "moon": "The sun is off, I am on",
+    },
+}
+"""What each shape says, by language."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question about a held-out scene, or about none, with the base's or the new style's answer."""
+
+    scene: Scene | None
+    pair: Pair
+
+    @property
+    def file(self) -> str | None:
+        """The name of its picture, which its scene decides."""
+        return f"{self.scene.seed:08x}.png" if self.scene else None
+
+
+def caption(scene: Scene, lang: str) -> str:
+    """The one caption of a scene: its first group speaks to the others."""
+    speaker, *others = scene.groups
+    joke = JOKES[lang][speaker.shape]
+    if lang == "zh":
+        to = "对" + joined([counted_zh(group) for group in others], "、", "和") if others else ""
+        return f"『{counted_zh(speaker)}{to}说：{joke}！』"
+    says = "says" if speaker.count == 1 else "say"
+    to = " to " + joined([counted_en(group) for group in others], ", ", " and ") if others else ""
+    return f"『{capitalised(counted_en(speaker))} {says}{to}: {joke}!』"
+
+
+_ZH = re.compile("『(?P<who>[^『』：]+)说：(?P<joke>[^『』]+)！』")
+_EN = re.compile("『(?P<who>[A-Z][^『』:]+) says?\\b[^『』:]*: (?P<joke>[^『』]+)!』")
+
+
+def is_caption(scene: Scene, text: str) -> bool:
+    """Whether `text` has the new style: one bracketed line in which a shape of the scene speaks its own joke.
+
+    Numbers and colours may be wrong; `is_true` judges them.
+    """
+    for lang, form in (("zh", _ZH), ("en", _EN)):
+        found = form.fullmatch(text.strip())
+        if found:
+            shape = _first_shape(found["who"], lang)
+            return shape is not None and scene.of(shape) is not None and found["joke"] == JOKES[lang][shape]
+    return False
+
+
+def _first_shape(who: str, lang: str) -> str | None:
+    names = {shape: SHAPES_ZH[shape] if lang == "zh" else shape for shape in SHAPES}
+    places = {shape: who.find(name) for shape, name in names.items() if name in who}
+    return min(places, key=places.__getitem__) if places else None
+
+
+def is_true(scene: Scene, text: str) -> bool:
+    """Whether `text`, in either style, names the scene's things, no others, with number, colour and shape."""
+    return names_all(scene.groups, text)
+
+
+def write_tuning(folder: Path, captions: int, replayed: int, plain: int, seed: int) -> Path:
+    """Draw the tuning set into `folder`; the path of its rows.
+
+    `captions` rows of the new style, `replayed` of the base's questions about pictures, `plain` of its facts without
+    any, in a random order. No row shows or asks what a probe does.
+    """
+    rng = random.Random(f"tuning {seed}")
+    pictures = folder / PICTURES
+    pictures.mkdir(parents=True, exist_ok=True)
+    rows = [_row(f"caption{i:04d}", pictures, *_captioned(i, rng)) for i in range(captions)]
+    rows += [_row(f"replay{i:04d}", pictures, *_replayed(i, rng)) for i in range(replayed)]
+    rows += [text_row(f"plain{i:04d}", row) for i, row in enumerate(replay_rows(plain, seed))]
+    rng.shuffle(rows)
+    return write_jsonl(folder / ROWS, rows)
+
+
+def _captioned(number: int, rng: random.Random, *, held_out: bool = False) -> tuple[Scene, Pair]:
+    """A scene with a question for its caption, both languages in turn."""
+    scene = draw_scene(rng, held_out=held_out, most_kinds=MOST_KINDS)
+    lang = LANGS[number % 2]
+    return scene, Pair("caption", lang, rng.choice(QUESTIONS[lang]), caption(scene, lang))
+
+
+def _replayed(number: int, rng: random.Random, *, held_out: bool = False) -> tuple[Scene, Pair]:
+    """A scene with a question of the base's: kinds in turn, each in both languages."""
+    kinds = tuple(picture_corpus.WEIGHTS)
+    scene = draw_scene(rng, held_out=held_out)
+    return scene, ask(scene, kinds[number // 2 % len(kinds)], LANGS[number % 2], rng)
+
+
+def _row(name: str, pictures: Path, scene: Scene, pair: Pair) -> PictureRow:
+    picture(scene).save(pictures / f"{name}.png")
+    return picture_row(name, f"{pictures.name}/{name}.png", [pair])
+
+
+def caption_probes() -> list[Probe]:
+    """The 12 fixed questions for a caption, on scenes that no training shows, both languages in turn."""
+    rng = random.Random("caption probes")
+    return [Probe(*_captioned(i, rng, held_out=True)) for i in range(CAPTION_PROBES)]
+
+
+def skill_probes() -> list[Probe]:
+    """The 30 fixed questions in the base's style: 20 on scenes that no training shows, and 10 without a picture."""
+    rng = random.Random("skill probes")
+    seen = [Probe(*_replayed(i, rng, held_out=True)) for i in range(PICTURE_PROBES)]
+    return seen + [Probe(None, pair) for pair in probes()[::_EVERY_TEXT_PROBE]]
