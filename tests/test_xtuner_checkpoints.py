@@ -275,6 +275,22 @@ def test_wrong_input_ends_in_a_sentence(command: str, arguments: list[Any], sent
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("r=64, lora_alpha=16", "has rank 4, but the config makes it 64: it is another training's config"),
+        ("r=4, lora_alpha=16, target_modules=['wqkv']", "is tuned, but no target of the config"),
+        ("r=4, lora_alpha=16, alpha_pattern=dict(wqkv=3)", "uses alpha_pattern, which cannot be merged yet"),
+        ("r=4, lora_alpha=compute()", "give --config FILE of its training, or --alpha NUMBER"),
+    ],
+)
+def test_a_config_of_another_training_is_refused(text: str, sentence: str, ftx: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.py").write_text(f"model = dict(lora=dict({text}))")
+    result = ftx("xtuner", "merge", PTH, "--base", TINY, "--config", "config.py", "--out", "out")
+    assert result.code == 2
+    assert sentence in result.err
+
+
 def test_an_existing_folder_is_left_alone(ftx: Any, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for command in ("merge", "adapter"):

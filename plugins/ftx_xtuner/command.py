@@ -69,7 +69,7 @@ def merge(
 
     found = take_over.find(path, base, config, alpha)
     stored = take_over.merge(found, out, dtype, registry)
-    _tell(found, out, f"merged model in {stored}", Console(json_lines=json_lines))
+    _tell(found, out, "merged", stored, Console(json_lines=json_lines))
 
 
 @xtuner.command()
@@ -90,21 +90,22 @@ def adapter(
     from ftx_xtuner import take_over
 
     found = take_over.find(path, base, config, alpha)
-    take_over.adapter(found, out, find_family("auto", found.base, registry))
-    _tell(found, out, "adapter", Console(json_lines=json_lines))
+    stored = take_over.adapter(found, out, find_family("auto", found.base, registry))
+    _tell(found, out, "adapter", stored, Console(json_lines=json_lines))
 
 
-def _tell(found: Found, out: Path, what: str, console: Console) -> None:
+def _tell(found: Found, out: Path, kind: str, dtype: str, console: Console) -> None:
     if found.left:
         console.warn(f"{', '.join(found.left)} of the checkpoint are not of {found.base} and are left out")
     console.event(
         {
             "event": "taken_over",
-            "result": what,
+            "kind": kind,
             "out": str(out),
+            "dtype": dtype,
             "base": str(found.base),
             "tuned": len(found.trained.names),
             "template": found.config.template,
         }
     )
-    console.say(f"{what} in {out}: {len(found.trained.names)} tensors tuned on {found.base}")
+    console.say(f"{kind} ({dtype}) in {out}: {len(found.trained.names)} tensors tuned on {found.base}")

@@ -77,8 +77,8 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _lora(section: Mapping[str, Any]) -> LoraOptions:
     rank, alpha, targets = section.get("r", RANK), section.get("lora_alpha", ALPHA), section.get("target_modules")
-    if section.get("use_dora"):
-        raise ModelError("the config trains DoRA, which cannot be merged as LoRA")
+    if used := [feature for feature in ("use_dora", "rank_pattern", "alpha_pattern") if section.get(feature)]:
+        raise ModelError(f"the config uses {', '.join(used)}, which cannot be merged yet")
     return LoraOptions(
         rank if isinstance(rank, int) else None,
         float(alpha) if isinstance(alpha, int | float) and alpha > 0 else None,

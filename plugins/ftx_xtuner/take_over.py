@@ -91,8 +91,8 @@ def merge(found: Found, out: Path, dtype: str | None, registry: Registry) -> str
     return wanted or "+".join(sorted({info.dtype for info in checkpoint.tensors.values()}))
 
 
-def adapter(found: Found, out: Path, family: ModelFamily) -> None:
-    """Write what was trained as an adapter on ftx's native names into `out`.
+def adapter(found: Found, out: Path, family: ModelFamily) -> str:
+    """Write what was trained as an adapter on ftx's native names into `out`, and tell its dtype.
 
     Raises RecipeError when `out` exists, ModelError, StorageError.
     """
@@ -100,6 +100,7 @@ def adapter(found: Found, out: Path, family: ModelFamily) -> None:
     with whole_folder(out) as folder:
         write_adapter(on_native_names(found.trained, family.layout(found.base)), found.base, folder)
         _travel(found, family, folder)
+    return "+".join(sorted({str(f.a.dtype).removeprefix("torch.") for f in found.trained.factors.values()}))
 
 
 def _travel(found: Found, family: ModelFamily, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ftx import ModelError, RecipeError
 from ftx.checkpoint_files import Checkpoint, read_json
-from ftx_xtuner.config import TrainingConfig
+from ftx_xtuner.config import LoraOptions, TrainingConfig
 from ftx_xtuner.pth import PthCheckpoint, load_tensors, named_tensors
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # How XTuner's models call their parts; InternVL's whole model is its `model`.
 HEADS = ("llm", "visual_encoder", "projector", "model")
 # Features of peft adapters that change the model otherwise than by W + scale * B @ A with one scale.
-UNKNOWN = ("use_dora", "modules_to_save", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "lora_bias")
+UNMERGEABLE = ("use_dora", "modules_to_save", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "lora_bias")
 _LORA = re.compile(r"(.+)\.lora_(A|B)(?:\.default)?\.weight")
 
 
@@ -66,12 +66,33 @@ def parts_of(checkpoint: PthCheckpoint, config: TrainingConfig, alpha: float | N
         if head not in HEADS or not rest:
             raise ModelError(f"the checkpoint holds {name}, which no model of XTuner has")
         held.setdefault(head, {})[rest.replace("base_model.model.", "", 1)] = tensor
-    return {head: _trained(tensors, partial(_scale, head, config, alpha)) for head, tensors in held.items()}
+    parts = {head: _trained(tensors, partial(_scale, head, config, alpha)) for head, tensors in held.items()}
+    for head, part in parts.items():
+        _refuse_other_training(head, part, config)
+    return parts
+
+
+def _options(head: str, module: str, config: TrainingConfig) -> LoraOptions | None:
+    vision = head == "visual_encoder" or module.startswith("vision_model.")
+    return config.lora.get("vision" if vision else "llm")
+
+
+def _refuse_other_training(head: str, part: Trained, config: TrainingConfig) -> None:
+    """Raise ModelError when the config is of another training, whose alpha would scale the factors wrongly."""
+    for name, (a, _, _) in part.factors.items():
+        module = name.removesuffix(".weight")
+        options = _options(head, module, config)
+        if options and options.rank not in (None, a.shape[0]):
+            raise ModelError(
+                f"the LoRA of {module} has rank {a.shape[0]}, but the config makes it {options.rank}: "
+                "it is another training's config"
+            )
+        if options and options.targets and not any(f".{module}".endswith(f".{one}") for one in options.targets):
+            raise ModelError(f"{module} is tuned, but no target of the config: it is another training's config")
 
 
 def _scale(head: str, config: TrainingConfig, alpha: float | None, module: str) -> Scale:
-    vision = head == "visual_encoder" or module.startswith("vision_model.")
-    options = config.lora.get("vision" if vision else "llm")
+    options = _options(head, module, config)
     found = alpha if alpha is not None else options.alpha if options else None
     if found is None:
         raise RecipeError(
@@ -85,7 +106,7 @@ def read_adapter(folder: Path, alpha: float | None) -> Trained:
     config = read_json(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise ModelError(f"{folder} is a {config.get('peft_type')} adapter; ftx merges LoRA")
-    if used := [feature for feature in UNKNOWN if config.get(feature)]:
+    if used := [feature for feature in UNMERGEABLE if config.get(feature)]:
         raise ModelError(f"{folder} uses {', '.join(used)}, which cannot be merged yet")
     given = config.get("lora_alpha") if alpha is None else alpha
     if not isinstance(given, int | float) or isinstance(given, bool) or given <= 0:
