@@ -314,3 +314,20 @@ def test_parts_of_other_models_are_left_out_and_said(ftx: Any, tmp_path: Path) -
     result = ftx("xtuner", "merge", "llava.pth", "--base", TINY, "--alpha", 8, "--out", "out")
     assert result.code == 0
     assert "projector of the checkpoint are not of" in result.err
+
+
+def test_the_tower_of_a_llava_is_merged_by_its_base(ftx: Any, tmp_path: Path) -> None:
+    """Of one checkpoint, whichever part the base has."""
+    adapter = load_file(GOLDEN / "llava_internlm2" / "llava" / "visual_encoder_adapter" / "adapter_model.safetensors")
+    tower = {f"visual_encoder.{name.replace('.weight', '.default.weight')}": tensor for name, tensor in adapter.items()}
+    torch.save({"state_dict": {**read_pth(PTH).tensors, **tower}}, tmp_path / "llava.pth")
+    recorded = GOLDEN / "xtuner_merge"
+    towers, language = (
+        load_file(recorded / "clip_merged" / "model.safetensors"),
+        recorded / "merged" / "pytorch_model.bin",
+    )
+    for base, theirs in ((GOLDEN / "clip_tiny", towers), (TINY, torch.load(language, weights_only=True))):
+        assert ftx("xtuner", "merge", "llava.pth", "--base", base, "--alpha", 8, "--out", base.name).code == 0
+        found = load_file(f"{base.name}/model.safetensors")
+        assert all(torch.equal(found[name], tensor) for name, tensor in theirs.items())
+    assert Path("clip_tiny/preprocessor_config.json").is_file()
