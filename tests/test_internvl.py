@@ -159,7 +159,7 @@ def test_packed_rows_with_pictures_see_only_themselves(folders: dict[str, Path],
     for packing in ("none", "best_fit"):
         values = {
             "model": str(folders["300m"]),
-            "data": {"sets": str(rows), "packing": packing, "max_length": 300},
+            "data": {"sets": str(rows), "packing": packing, "max_length": 600},
             "method": {"name": "projector"},
             "out": packing,
             "train": {"max_steps": 1, "global_batch_size": 9, "max_grad_norm": 1e9},

@@ -22,6 +22,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "bitsa
 COMPANIONS = (
     "config.json",
     "generation_config.json",
+    "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",

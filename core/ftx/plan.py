@@ -25,7 +25,7 @@ from ftx.data.stream import Streamed
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import FtxError, ModelError, RecipeError
-from ftx.recipe import Recipe, SetRecipe, Written, sentence, streaming_problems
+from ftx.recipe import Recipe, SetRecipe, Written, grouping_problems, sentence, streaming_problems
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
@@ -135,6 +135,7 @@ class Plan:
                 "rows": self.ledger.as_dict(),
                 "streaming": self.recipe.data.streaming,
                 "packing": {"name": self.recipe.data.packing, **self._epoch()},
+                "group_by_length": self.recipe.data.group_by_length,
             },
             "train": {
                 **self.recipe.train.model_dump(mode="json"),
@@ -219,6 +220,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
         problems.add(method.requirements())
     problems.add(_device_missing(recipe))
     problems.add(streaming_problems(recipe))
+    problems.add(grouping_problems(recipe))
     sets = [problems.of(lambda s=s: _open(s, registry)) for s in recipe.data.sets]  # type: ignore[misc]
     facts = problems.of(lambda: family.inspect(base)) if family else None
     tokenizer = problems.of(lambda: family.tokenizer(base)) if family and facts else None
@@ -444,7 +446,8 @@ def _feed(recipe: Recipe, prepared: Prepared) -> Feed:
     if not len(order):
         raise RecipeError("data.sets: with these limits and repeats an epoch holds no sample")
     samples = Samples(prepared.stores, order)
-    return make_feed(samples, recipe.data.packing, recipe.data.max_length, recipe.train.seed)
+    data = recipe.data
+    return make_feed(samples, data.packing, data.max_length, recipe.train.seed, grouped=data.group_by_length)
 
 
 def _stem(recipe: Recipe) -> str:

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from ftx.contracts import DataFormat, DataSource, ModelFamily, Part, TrainMethod
     from ftx.plan import Plan
 
-BUILTIN = ("ftx_sources", "ftx_methods", "ftx_internlm2", "ftx_internvl", "ftx_transformers", "ftx_quickstart")
+BUILTIN = (
+    "ftx_sources",
+    "ftx_methods",
+    "ftx_internlm2",
+    "ftx_internvl",
+    "ftx_transformers",
+    "ftx_quickstart",
+    "ftx_xtuner",
+)
 GROUP = "ftx"
 
 # kind of part -> the hook that contributes it

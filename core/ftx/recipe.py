@@ -87,6 +87,9 @@ class DataRecipe(_Section):
         description="rows of one sample each; of whole samples up to max_length that do not see each other; or all "
         "samples strung together and cut, as XTuner does",
     )
+    group_by_length: bool = Field(
+        False, description="rows of like length, and pictures apart from text, share a batch: less padding"
+    )
     streaming: bool = Field(False, description="read rows while training and keep none on disk; needs train.max_steps")
     workers: int | None = Field(
         None,
@@ -184,6 +187,18 @@ def streaming_problems(recipe: Recipe) -> list[str]:
         problems.append("data.packing: XTuner's way shuffles the whole set, which data.streaming does not hold")
     if any(one.limit or one.repeat != 1 for one in recipe.data.sets):
         problems.append("data.sets: limit and repeat need the whole set; data.streaming takes weight alone")
+    return problems
+
+
+def grouping_problems(recipe: Recipe) -> list[str]:
+    """One sentence per option that leaves nothing to group by length."""
+    if not recipe.data.group_by_length:
+        return []
+    problems = []
+    if recipe.data.packing != "none":
+        problems.append(f"data.group_by_length: goes with data.packing none alone, not with {recipe.data.packing}")
+    if recipe.data.streaming:
+        problems.append("data.group_by_length: needs the whole set's lengths, which data.streaming does not hold")
     return problems
 
 

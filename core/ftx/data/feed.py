@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
+from ftx.data.group import length_grouped
 from ftx.data.pack import best_fit, fill, strung
-from ftx.data.schedule import batch_rows
+from ftx.data.schedule import batch_rows, epoch_part
 from ftx.data.store import Sample, Store
 from ftx.errors import RecipeError
 
@@ -21,7 +22,10 @@ Packing = Literal["none", "best_fit", "xtuner"]
 
 
 class Samples:
-    """The samples of several stores in the order of an epoch, by number."""
+    """The samples of several stores in the order of an epoch, by number.
+
+    `pictured` says which have a picture, bool [samples].
+    """
 
     def __init__(self, stores: Sequence[Store], order: NDArray[np.int64]) -> None:
         import numpy as np
@@ -95,6 +99,26 @@ class Single(Feed):
         return int(self._samples.labelled[row])
 
 
+class Grouped(Single):
+    """A row is a sample; a batch's are of like length, and those with pictures apart from those without."""
+
+    def __init__(self, samples: Samples) -> None:
+        import numpy as np
+
+        super().__init__(samples)
+        apart = samples.pictured.any() and not samples.pictured.all()
+        self._lengths = np.where(samples.pictured, samples.lengths, -samples.lengths) if apart else samples.lengths
+        self._order: tuple[tuple[int, int, int], NDArray[np.int64]] | None = None
+
+    def rows_of(self, step: int, batch: int, seed: int) -> list[int]:
+        epoch, part = epoch_part(step, len(self), batch)
+        wanted = (batch, seed, epoch)
+        if self._order is None or self._order[0] != wanted:
+            self._order = (wanted, length_grouped(self._lengths, *wanted))
+        rows: list[int] = self._order[1][part].tolist()
+        return rows
+
+
 class Packed(Feed):
     """A row is several whole samples, none of which sees another."""
 
@@ -157,12 +181,15 @@ class Strung(Feed):
         return int(self.samples(row)[0].learnt[1:].sum())
 
 
-def make_feed(samples: Samples, packing: Packing, max_length: int, seed: int) -> Feed:
-    """The rows of an epoch by the way of packing. Raises RecipeError where that would cut pictures."""
+def make_feed(samples: Samples, packing: Packing, max_length: int, seed: int, *, grouped: bool = False) -> Feed:
+    """The rows of an epoch by the way of packing; `grouped` by length, which goes without packing alone.
+
+    Raises RecipeError where packing would cut pictures.
+    """
     if packing == "best_fit":
         return Packed(samples, max_length, seed)
     if packing == "xtuner":
         if samples.pictured.any():
             raise RecipeError("data.packing: XTuner's way would cut through pictures; use best_fit")
         return Strung(samples, max_length, seed)
-    return Single(samples)
+    return Grouped(samples) if grouped else Single(samples)

@@ -55,6 +55,7 @@ def identity(run: Run) -> dict[str, Any]:
         "samples": plan.prepared.digests,
         "mix": [one.model_dump(include={"limit", "repeat", "weight"}) for one in plan.recipe.data.sets],
         "packing": plan.recipe.data.packing,
+        "group_by_length": plan.recipe.data.group_by_length,
         "max_length": plan.recipe.data.max_length,
         "method": {"name": plan.method.name, **plan.method.model_dump(mode="json")},
         "template": plan.template.name,
