@@ -90,7 +90,7 @@ def adapter(
     from ftx_xtuner import take_over
 
     found = take_over.find(path, base, config, alpha)
-    stored = take_over.adapter(found, out, find_family("auto", found.base, registry))
+    stored = take_over.adapter(found, out, find_family({"name": "auto"}, found.base, registry))
     _tell(found, out, "adapter", stored, Console(json_lines=json_lines))
 
 
