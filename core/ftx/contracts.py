@@ -139,8 +139,11 @@ class ImageProcessor(ABC):
         """
 
     @abstractmethod
-    def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """What the model takes for a row's RGB pictures: float32 [tiles, 3, height, width], in order."""
+    def pixels(self, rows: Sequence[Sequence[Image.Image]]) -> torch.Tensor:
+        """What the model takes for the RGB pictures of rows: float32 [tiles, 3, height, width], in order.
+
+        Many threads call it at once: what holds the interpreter's lock, or wakes all cores, should be little.
+        """
 
 
 class Layout(ABC):

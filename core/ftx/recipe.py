@@ -94,7 +94,7 @@ class DataRecipe(_Section):
     workers: int | None = Field(
         None,
         ge=0,
-        description="threads that make batches ahead of the step; default: 4 at most for pictures, else none",
+        description="threads that make batches ahead of the step; default: 8 at most for pictures, else none",
     )
     typed_specials: bool = Field(
         False, description="let special tokens written in messages count as such; only for data you trust"

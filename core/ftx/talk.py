@@ -112,7 +112,7 @@ class Talk:
         if not pictures or self.images is None:
             return self.template.prompt(messages, self.tokenizer), {}
         places = self.images.lay_out([(picture.width, picture.height) for picture in pictures])
-        pixels = self.images.pixels([open_picture(picture) for picture in pictures])
+        pixels = self.images.pixels([[open_picture(picture) for picture in pictures]])
         return self.template.prompt(messages, self.tokenizer, places), {"pixel_values": pixels.to(self.model.device)}
 
     def _generate(self, messages: Sequence[Message], sampling: Sampling, show: Callable[[str], None] | None) -> Answer:

@@ -56,6 +56,5 @@ def collate(
             batch["attention_mask"][i, :at] = 1
     shown = [sample.pictures for row in rows for sample in row if sample.pictures]
     if shown and images is not None:
-        pixels = [images.pixels([open_picture(one.picture) for one in placed]) for placed in shown]
-        batch["pixel_values"] = torch.cat(pixels)
+        batch["pixel_values"] = images.pixels([[open_picture(one.picture) for one in placed] for placed in shown])
     return batch

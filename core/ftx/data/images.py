@@ -82,11 +82,9 @@ def open_rgb(path: Path) -> Image.Image:
     """
     from PIL import Image, ImageOps
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of large pictures, which are measured before
-        with Image.open(path) as image:
-            image.load()
-            seen = ImageOps.exif_transpose(image)
+    with Image.open(path) as image:
+        image.load()
+        seen = ImageOps.exif_transpose(image) if image.getexif() else image
     if seen.mode.startswith("I") or seen.mode == "F":
         return _eight_bits(seen)
     if seen.has_transparency_data:
@@ -129,10 +127,11 @@ def _decoding(name: str) -> Iterator[None]:
     """Turn what Pillow raises into RowErrors."""
     from PIL import Image, UnidentifiedImageError
 
+    # Pillow warns of large pictures, which are measured, and of odd ones, which open or do not. Said anew each time, as
+    # a context for warnings is no thread's own.
+    warnings.filterwarnings("ignore", module=r"PIL\b")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except UnidentifiedImageError:
         raise RowError(f"image '{name}' is no picture", "replace it") from None
     # Pillow's decoders fail in their own ways on damaged files.

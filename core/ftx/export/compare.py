@@ -70,4 +70,4 @@ def _probes(family: ModelFamily, folder: Path) -> Iterator[dict[str, torch.Tenso
     if images is not None:
         picture = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
         (places,) = images.lay_out([picture.size])
-        yield {"input_ids": torch.tensor([[*places, *texts[0]]]), "pixel_values": images.pixels([picture])}
+        yield {"input_ids": torch.tensor([[*places, *texts[0]]]), "pixel_values": images.pixels([[picture]])}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Batch = dict[str, torch.Tensor]
 
-MOST_WORKERS = 4
+MOST_WORKERS = 8
 
 
 class Batches:

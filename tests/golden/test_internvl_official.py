@@ -93,7 +93,7 @@ def test_pixels_tower_and_features(case: Case) -> None:
     for name in case.images:
         picture = open_picture(case.picture(name))
         assert list(picture.size) == case.values[name]["size"]
-        pixels = case.eyes.pixels([picture])
+        pixels = case.eyes.pixels([[picture]])
         assert len(pixels) == case.values[name]["tiles"] == case.eyes.tiles(picture.size)
         if (recorded := case.tensors.get(f"{name}.pixel_values")) is not None:
             assert apart(pixels, recorded) <= 1e-6
@@ -115,7 +115,7 @@ def batch_pixels(case: Case) -> torch.Tensor:
     """Pictures of the recorded batch in the order of its rows, one a row from the first, then rows of text."""
     flags = case.tensors["batch.image_flags"].flatten()
     names = case.images[: len(case.values["questions"])]
-    tiles = torch.cat([case.eyes.pixels([open_picture(case.picture(name))]) for name in names])
+    tiles = torch.cat([case.eyes.pixels([[open_picture(case.picture(name))]]) for name in names])
     assert len(tiles) == int(flags.sum())
     return tiles
 
@@ -157,7 +157,7 @@ def test_rows_of_the_batch_are_ours(case: Case) -> None:
 def test_greedy(case: Case) -> None:
     prompt = with_places(case, torch.tensor([case.values["greedy.prompt_ids"]]))
     expected = case.values["greedy.new_ids"]
-    tiles = case.eyes.pixels([open_picture(case.picture(case.images[0]))])
+    tiles = case.eyes.pixels([[open_picture(case.picture(case.images[0]))]])
     out = model(case.folder).generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
@@ -237,7 +237,7 @@ def test_tiles_are_the_official_ones(one: dict[str, Any]) -> None:
     )
     assert best_grid(size, one["image_size"], one["min_num"], one["max_num"]) == (one["cols"], one["rows"])
     assert eyes.tiles(size) == one["tiles"]
-    pixels = eyes.pixels([Image.new("RGB", size)])
+    pixels = eyes.pixels([[Image.new("RGB", size)]])
     assert pixels.shape == (one["tiles"], 3, one["image_size"], one["image_size"])
 
 
@@ -257,6 +257,6 @@ def test_xtuners_dataset() -> None:
         theirs = [IMAGE_ID if i == 635 else i for i in row["input_ids"]]
         assert (ours.ids, ours.labels) == (theirs, row["labels"])
         if talk.images:
-            pixels = eyes.pixels([open_picture(picture) for picture in talk.pictures])
+            pixels = eyes.pixels([[open_picture(picture) for picture in talk.pictures]])
             assert len(pixels) == row["tiles"]
             assert float(pixels.double().sum()) == pytest.approx(row["pixel_sum"], abs=1e-2)
