@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from ftx import ModelFamily, TrainMethod
+from ftx.adapters import attached, injected
 from ftx.checkpoint_files import Checkpoint
 from ftx.errors import did_you_mean
 
@@ -36,10 +37,10 @@ class LoRA(TrainMethod):
     )
 
     def prepare(self, model: PreTrainedModel, family: ModelFamily, resume: Path | None) -> PreTrainedModel:
-        from peft import LoraConfig, PeftModel, get_peft_model
+        from peft import LoraConfig
 
         if resume is not None:
-            return PeftModel.from_pretrained(model, str(resume), is_trainable=True)
+            return attached(model, resume, trainable=True)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -47,7 +48,7 @@ class LoRA(TrainMethod):
             target_modules=self.targets or family.lora_targets(model),
             task_type="CAUSAL_LM",
         )
-        return get_peft_model(model, config)
+        return injected(model, config)
 
     def save(self, model: PreTrainedModel, family: ModelFamily, base: Path, out: Path, *, final: bool) -> None:
         model.peft_config["default"].base_model_name_or_path = str(base.resolve())
