@@ -118,24 +118,18 @@ def merge_weights(adapter: Adapter, layout: Layout, base: Path, out: Path) -> No
     known = {native for name in checkpoint.tensors for native in layout.native_names(name)}
     if stray := sorted(adapter.factors.keys() - known):
         raise ModelError(f"the adapter tunes {stray[0]}, which {base} does not have: it is another model's")
-    held: dict[str, Mapping[str, torch.Tensor]] = {}
-
-    def tensor(name: str) -> torch.Tensor:
-        shard = checkpoint.tensors[name].shard
-        if shard not in held:
-            held.clear()
-            held[shard] = checkpoint.read(shard)
-        return _merged(name, held[shard][name], adapter, layout)
-
-    write_shards(checkpoint, out, tensor)
+    read = checkpoint.reader()
+    write_shards(checkpoint, out, lambda name: _merged(name, read(name), adapter, layout))
 
 
 def _merged(name: str, stored: torch.Tensor, adapter: Adapter, layout: Layout) -> torch.Tensor:
-    native = layout.split(name, stored)
-    touched = [n for n in native if n in adapter.factors]
-    for n in touched:
-        native[n] = (native[n].float() + adapter.delta(n)).to(stored.dtype)
-    return layout.join(name, native) if touched else stored
+    import torch
+
+    deltas = {native: adapter.delta(native) for native in layout.native_names(name) if native in adapter.factors}
+    if not deltas:
+        return stored
+    untouched = layout.split(name, torch.zeros(stored.shape))
+    return (stored.float() + layout.join(name, untouched | deltas)).to(stored.dtype)
 
 
 def adapter_base(folder: Path) -> Path:
