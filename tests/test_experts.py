@@ -39,7 +39,7 @@ DEEPSEEK = {
 FUSED: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4},
     "qwen2_moe": {**TOP_TWO, "shared_expert_intermediate_size": 32},
-    "qwen3_moe": TOP_TWO,
+    "qwen3_moe": {**TOP_TWO, "num_experts": 12},  # the tenth stands after the second
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
     "deepseek_v2": {**DEEPSEEK, **LATENT},
     "deepseek_v3": {**DEEPSEEK, **LATENT},
@@ -120,6 +120,21 @@ def test_what_was_not_changed_is_exported_bit_for_bit(kind: str, tmp_path: Path)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+@pytest.mark.parametrize("options", [{"max_shard_size": "20KB"}, {"save_original_format": False}])
+def test_other_ways_of_storing_are_kept_too(options: dict[str, Any], tmp_path: Path) -> None:
+    """In shards that part the experts of a layer, and fused as transformers holds them."""
+    model = make("qwen3_moe", tmp_path / "model", **FUSED["qwen3_moe"])
+    native = FAMILY.load(model, dtype=torch.float32, device="cpu", attention="sdpa")
+    (model / "model.safetensors").unlink()
+    native.save_pretrained(model, **options)
+    FAMILY.inspect(model)
+    export_weights(native.state_dict(), FAMILY.layout(model), model, tmp_path)
+    before, after = stored(model), stored(tmp_path)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert len(Checkpoint.of(tmp_path).shards) == len(Checkpoint.of(model).shards)
+
+
 @pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe", "deepseek_v2"])
 def test_full_tuning_changes_experts_and_keeps_their_layout(kind: str, ftx: Any, tmp_path: Path) -> None:
     model = make(kind, tmp_path / kind, **FUSED[kind])
@@ -146,7 +161,19 @@ def test_experts_are_tuned_around_over_four_bits(kind: str, ftx: Any, tmp_path: 
     assert ftx("merge", "runs/rows-qlora").code == 0
 
 
-EXPERT = "model.layers.1.mlp.experts.3.down_proj.weight"
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [("gate", "Qwen3MoeTopKRouter() is not supported"), ("gate_up_proj", "'gate_up_proj' is no linear layer")],
+)
+def test_what_is_no_linear_layer_is_no_target(target: str, sentence: str, ftx: Any, tmp_path: Path) -> None:
+    model = make("qwen3_moe", tmp_path / "model", **FUSED["qwen3_moe"])
+    flags = ["--model", model, "--data", write_rows(tmp_path / "rows.jsonl", 2), "--max-length", 128]
+    result = ftx("train", *flags, "--max-steps", 1, "--set", f"method.targets=[{target}]")
+    assert result.code == 2
+    assert sentence in " ".join(result.err.split())
+
+
+EXPERT = "model.layers.1.mlp.experts.11.down_proj.weight"
 
 
 def without(folder: Path, name: str) -> Path:
@@ -164,13 +191,19 @@ def with_(folder: Path, name: str, tensor: torch.Tensor) -> Path:
     [
         (
             lambda m: without(m, EXPERT),
-            "down_proj is not whole: the 3 tensors stored of it (model.layers.1.mlp.experts.0",
+            "down_proj is not whole: the 11 tensors stored of it (model.layers.1.mlp.experts.0",
         ),
-        (lambda m: with_(m, EXPERT.replace("3", "4"), torch.zeros(32, 16)), "does not fit model.layers.1.mlp.experts"),
+        (
+            lambda m: with_(m, EXPERT.replace("11", "12"), torch.zeros(32, 16)),
+            "does not fit model.layers.1.mlp.experts",
+        ),
         (lambda m: with_(m, EXPERT, torch.zeros(32, 8)), f"{EXPERT} of shape (32, 8) does not fit"),
         (lambda m: with_(m, EXPERT, torch.zeros(())), f"{EXPERT} of shape () does not fit"),
         (lambda m: with_(m, EXPERT.replace("down", "side"), torch.zeros(1)), "weights that a qwen3_moe has not: model"),
-        (lambda m: changed(m, num_local_experts=5), "gate.weight has shape (4, 32), but config.json makes it (5, 32)"),
+        (
+            lambda m: changed(m, num_local_experts=13),
+            "gate.weight has shape (12, 32), but config.json makes it (13, 32)",
+        ),
         (lambda m: changed(m, moe_intermediate_size=8), "does not fit model.layers.0.mlp.experts"),
         (lambda m: changed(m, num_hidden_layers=3), "lacks 11 weights of a qwen3_moe: model.layers.2."),
     ],

@@ -12,7 +12,7 @@ from pydantic import Field
 from ftx import ModelFamily, TrainMethod
 from ftx.adapters import attached, injected
 from ftx.checkpoint_files import Checkpoint
-from ftx.errors import did_you_mean
+from ftx.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,10 @@ class LoRA(TrainMethod):
             target_modules=self.targets or family.lora_targets(model),
             task_type="CAUSAL_LM",
         )
-        return injected(model, config)
+        try:
+            return injected(model, config)
+        except ValueError as error:  # a target that is no linear layer, as a router is
+            raise RecipeError(f"method.targets: {str(error).partition('. ')[0]}; name linear layers") from error
 
     def save(self, model: PreTrainedModel, family: ModelFamily, base: Path, out: Path, *, final: bool) -> None:
         model.peft_config["default"].base_model_name_or_path = str(base.resolve())
