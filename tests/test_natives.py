@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from conftest import TINY, write_rows
 from ftx.checkpoint_files import Checkpoint
+from ftx_transformers.family import Transformers
 
 SIZES = {
     "vocab_size": 640,
@@ -32,15 +33,21 @@ NATIVES: dict[str, dict[str, Any]] = {
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {},
     "mistral": {},
+    "gemma": {},
     "gemma2": {"sliding_window": 64},
+    "gemma3_text": {"sliding_window": 64},
     "phi3": {},
+    "glm": {},
+    "glm4": {},
+    "internlm3": {"qkv_bias": True, "bias": True},
 }
+KNOWN = [kind for kind in NATIVES if kind in CONFIG_MAPPING]  # transformers 5.17 has no InternLM3
 
 
-def make(kind: str, folder: Path) -> Path:
+def make(kind: str, folder: Path, **sizes: Any) -> Path:
     """A model with random weights and the tiny tokenizer."""
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[kind](**SIZES, **NATIVES[kind])
+    config = CONFIG_MAPPING[kind](**{**SIZES, **sizes})
     MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).save_pretrained(folder)
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
         if (TINY / name).is_file():
@@ -48,15 +55,15 @@ def make(kind: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", NATIVES)
+@pytest.mark.parametrize("kind", KNOWN)
 def test_a_native_model_is_found_tuned_merged_and_asked(kind: str, ftx: Any, tmp_path: Path) -> None:
-    model = make(kind, tmp_path / kind)
+    model = make(kind, tmp_path / kind, **NATIVES[kind])
     data = write_rows(tmp_path / "rows.jsonl", 12)
     flags = ["--model", model, "--data", data, "--lr", 1e-2, "--max-length", 128]
     (plan,) = ftx("plan", *flags, "--json").events
     assert plan["family"] == {"name": "transformers"}
     assert plan["model"]["parameters"] > 10_000
-    result = ftx("train", *flags, "--max-steps", 6, "--global-batch-size", 4, "--json")
+    result = ftx("train", *flags, "--max-steps", 3, "--global-batch-size", 4, "--json")
     assert result.code == 0, result.err
     curve = [event["loss"] for event in result.events if event["event"] == "step"]
     assert curve[-1] < curve[0]
@@ -68,7 +75,7 @@ def test_a_native_model_is_found_tuned_merged_and_asked(kind: str, ftx: Any, tmp
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_full_tuning_keeps_names_and_dtypes(kind: str, ftx: Any, tmp_path: Path) -> None:
-    model = make(kind, tmp_path / kind)
+    model = make(kind, tmp_path / kind, **NATIVES[kind])
     data = write_rows(tmp_path / "rows.jsonl", 8)
     result = ftx("train", "--model", model, "--data", data, "--method", "full", "--max-steps", 1, "--max-length", 128)
     assert result.code == 0, result.err
@@ -79,7 +86,7 @@ def test_full_tuning_keeps_names_and_dtypes(kind: str, ftx: Any, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 def test_packed_samples_do_not_see_each_other_in_native_models_either(kind: str, ftx: Any, tmp_path: Path) -> None:
-    model = make(kind, tmp_path / kind)
+    model = make(kind, tmp_path / kind, **NATIVES[kind])
     data = write_rows(tmp_path / "rows.jsonl", 8)
     seen = []
     for packing in ("none", "best_fit"):
@@ -87,17 +94,6 @@ def test_packed_samples_do_not_see_each_other_in_native_models_either(kind: str,
         result = ftx("train", *flags, "--global-batch-size", 64, "--out", tmp_path / packing, "--json")
         seen.append(next(event["loss"] for event in result.events if event["event"] == "step"))
     assert seen[0] == pytest.approx(seen[1], abs=2e-6)
-
-
-def test_a_model_that_is_stored_otherwise_is_refused(ftx: Any, tmp_path: Path) -> None:
-    """Experts are stored one by one and held fused."""
-    torch.manual_seed(0)
-    config = CONFIG_MAPPING["mixtral"](**SIZES, num_local_experts=2)
-    model = make("llama", tmp_path / "mixtral")
-    MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).save_pretrained(model)
-    result = ftx("plan", "--model", model, "--data", write_rows(tmp_path / "rows.jsonl", 2))
-    assert result.code == 2
-    assert "transformers holds a mixtral otherwise than it is stored" in result.err
 
 
 def test_a_native_model_is_tuned_over_four_bits(ftx: Any, tmp_path: Path) -> None:
@@ -137,3 +133,35 @@ def test_targets_come_from_the_model(ftx: Any, tmp_path: Path) -> None:
     assert ftx("train", "--model", model, "--data", data, "--max-steps", 1, "--max-length", 128).code == 0
     targets = json.loads(Path("runs/rows-lora/adapter/adapter_config.json").read_text("utf-8"))["target_modules"]
     assert sorted(targets) == ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]
+
+
+@pytest.mark.skipif("internlm3" not in KNOWN, reason="this transformers has no InternLM3")
+def test_internlm3_is_read_by_its_official_config(ftx: Any, tmp_path: Path) -> None:
+    """Official keys: the rope under `rope_scaling`, `bias` and `qkv_bias`, remote code that is not run."""
+    model = make("internlm3", tmp_path / "internlm3")
+    values = json.loads((model / "config.json").read_text("utf-8"))
+    for key in ("rope_parameters", "attention_bias", "mlp_bias"):
+        values.pop(key, None)
+    values |= {"rope_scaling": {"factor": 6.0, "rope_type": "dynamic"}, "rope_theta": 50000000, "bias": False}
+    values |= {"qkv_bias": False, "auto_map": {"AutoModelForCausalLM": "modeling_internlm3.InternLM3ForCausalLM"}}
+    (model / "config.json").write_text(json.dumps(values), "utf-8")
+    native = Transformers().load(model, dtype=torch.float32, device="cpu", attention="sdpa")
+    assert native.config.rope_parameters == {"rope_type": "dynamic", "factor": 6.0, "rope_theta": 50000000}
+    assert native.model.rotary_emb.rope_type == "dynamic"
+    for keys, sentence in (
+        ({"qkv_bias": True}, "`qkv_bias` different from `bias`"),
+        ({"bias": True}, "lacks 14 weights"),
+    ):
+        result = ftx("plan", "--model", changed(model, **keys), "--data", write_rows(tmp_path / "rows.jsonl", 2))
+        assert result.code == 2
+        assert sentence in result.err
+
+
+def test_template_and_stop_tokens_are_those_of_the_folder(ftx: Any, tmp_path: Path) -> None:
+    model = make("glm4", tmp_path / "glm4")
+    turns = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
+    (model / "chat_template.jinja").write_text(turns, "utf-8")
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 9]}), "utf-8")
+    data = write_rows(tmp_path / "rows.jsonl", 2)
+    (plan,) = ftx("plan", "--model", model, "--data", data, "--json").events
+    assert {"name": "tokenizer", "stop": "</s>", "stop_ids": [2, 9]}.items() <= plan["template"].items()

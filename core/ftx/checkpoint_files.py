@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 MAX_HEADER = 100_000_000  # bytes; the safetensors format's own limit
-NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,19 @@ class Checkpoint:
         # weights_only is torch's restricted unpickler: tensors and plain containers, no code.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return {str(name): tensor for name, tensor in loaded.items()}
+
+    def reader(self) -> Callable[[str], torch.Tensor]:
+        """A function from a tensor's name to the tensor, which holds one shard at a time."""
+        held: dict[str, dict[str, torch.Tensor]] = {}
+
+        def tensor(name: str) -> torch.Tensor:
+            shard = self.tensors[name].shard
+            if shard not in held:
+                held.clear()
+                held[shard] = self.read(shard)
+            return held[shard][name]
+
+        return tensor
 
     def size(self) -> int:
         return sum((self.folder / shard).stat().st_size for shard in self.shards)

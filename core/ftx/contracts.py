@@ -147,19 +147,28 @@ class ImageProcessor(ABC):
 
 
 class Layout(ABC):
-    """How a checkpoint's tensors map onto the parameters of the native model, tensor by tensor."""
+    """How a checkpoint's tensors map onto the parameters of the native model, tensor by tensor.
+
+    Numbers are moved, never changed: what holds for the weights holds for an update of them.
+    """
 
     @abstractmethod
     def native_names(self, stored: str) -> list[str]:
-        """Names of the native parameters that the stored tensor `stored` holds, in order."""
+        """Names of the native parameters that the stored tensor `stored` holds all or a part of, in order.
+
+        None for a tensor that is no part of the native model: it is carried along unchanged.
+        """
 
     @abstractmethod
     def split(self, stored: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The native parameters in a stored tensor, by name."""
+        """The native parameters that are whole in a stored tensor, by name."""
 
     @abstractmethod
     def join(self, stored: str, native: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The stored tensor made of its native parameters: the exact inverse of `split`."""
+        """The stored tensor made of its native parameters, or cut out of the one it is a part of.
+
+        The exact inverse of `split` where that gives all of them.
+        """
 
 
 class ModelFamily(Part, ABC):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftx.adapters import attached
 from ftx.artifact import Artifact
 from ftx.contracts import ImageProcessor, ModelFamily
 from ftx.data.conversation import IMAGE, Message, Picture, RowError
@@ -219,11 +220,7 @@ def _load(family: ModelFamily, folder: Path, adapter: Path | None, device: str) 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = family.load(folder, dtype=arithmetic("auto", device), device=device, attention="sdpa")
-    if adapter is None:
-        return model
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(model, str(adapter)).eval()
+    return model if adapter is None else attached(model, adapter).eval()
 
 
 def _template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily, base: Path) -> Template:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from ftx import ModelFamily, TrainMethod
-from ftx.errors import did_you_mean
+from ftx.adapters import attached, injected
+from ftx.errors import RecipeError, did_you_mean
 from ftx_methods.parts import in_training_precision, linear_leaves, whole_parts
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ class LoRA(TrainMethod):
     projector: Literal["frozen", "full"] = Field("full", description="whether a projector is trained")
 
     def prepare(self, model: PreTrainedModel, family: ModelFamily, resume: Path | None) -> PreTrainedModel:
-        from peft import LoraConfig, PeftModel, get_peft_model
+        from peft import LoraConfig
 
         if resume is not None:
-            return in_training_precision(PeftModel.from_pretrained(model, str(resume), is_trainable=True))
+            return in_training_precision(attached(model, resume, trainable=True))
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -52,7 +53,10 @@ class LoRA(TrainMethod):
             modules_to_save=whole_parts(family, self.vision, self.projector) or None,
             task_type="CAUSAL_LM",
         )
-        return in_training_precision(get_peft_model(model, config))
+        try:
+            return in_training_precision(injected(model, config))
+        except ValueError as error:  # a target that is no linear layer, as a router is
+            raise RecipeError(f"method.targets: {str(error).partition('. ')[0]}; name linear layers") from error
 
     def _modules(self, model: PreTrainedModel, family: ModelFamily) -> list[str] | str:
         """Names of the tuned modules: leaf names, or of a model in parts a pattern over whole names."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftx import ModelFamily, TrainMethod
+from ftx.adapters import attached, injected
 from ftx_methods.lora import save_adapter
 from ftx_methods.parts import in_training_precision, whole_parts
 
@@ -25,17 +26,17 @@ class Projector(TrainMethod):
     default_lr = 1e-3
 
     def prepare(self, model: PreTrainedModel, family: ModelFamily, resume: Path | None) -> PreTrainedModel:
-        from peft import LoraConfig, PeftModel, get_peft_model
+        from peft import LoraConfig
         from peft.utils.constants import DUMMY_TARGET_MODULES
 
         if resume is not None:
-            return in_training_precision(PeftModel.from_pretrained(model, str(resume), is_trainable=True))
+            return in_training_precision(attached(model, resume, trainable=True))
         config = LoraConfig(
             target_modules=DUMMY_TARGET_MODULES,
             modules_to_save=whole_parts(family, "frozen", "full"),
             task_type="CAUSAL_LM",
         )
-        return in_training_precision(get_peft_model(model, config))
+        return in_training_precision(injected(model, config))
 
     def save(self, model: PreTrainedModel, family: ModelFamily, base: Path, out: Path, *, final: bool) -> None:
         save_adapter(model, base, out)

@@ -1,16 +1,18 @@
-"""The family of all causal language models whose class and layout are transformers' own."""
+"""The family of all causal language models whose class is transformers' own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx import Layout, ModelError, ModelFacts, ModelFamily
 from ftx.checkpoint_files import Checkpoint, read_json
 from ftx.data.tokens import Tokenizer
-from ftx.export.same import SameLayout
 from ftx.pretrained import load_tokenizer, loaded
+from ftx_transformers.layout import Place, PlacedLayout, misfit, places
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +24,8 @@ SHOWN = 3  # weights that a sentence names
 class Transformers(ModelFamily):
     """Llama, Qwen, Mistral, Gemma, Phi and whatever else transformers has natively, in its own layout.
 
-    Targets are the decoder's linear layers; template and stop tokens are those of the folder. Models that transformers
-    stores otherwise than it holds them, as fused experts are, are refused. `auto_map` is ignored.
+    Targets are the decoder's linear layers; template and stop tokens are those of the folder. Experts are written back
+    one by one where they are stored so; LoRA leaves them as they are. `auto_map` is ignored.
     """
 
     name = "transformers"
@@ -32,7 +34,9 @@ class Transformers(ModelFamily):
         config = _config(folder)
         checkpoint = Checkpoint.of(folder)
         native = _skeleton(config)
-        _compare(native, config, checkpoint, folder)
+        stored = _stored(checkpoint)
+        found = places(native, stored)
+        _compare(native, found, stored, folder)
         dtypes = {info.dtype for info in checkpoint.tensors.values()}
         return ModelFacts(
             architecture=native.__class__.__name__,
@@ -40,8 +44,8 @@ class Transformers(ModelFamily):
             dtype="+".join(sorted(dtypes)),
             size_bytes=checkpoint.size(),
             max_positions=int(getattr(config, "max_position_embeddings", None) or 2048),
-            vocab_size=int(config.vocab_size),
-            notes=() if _has_sdpa(config) else ("this model's attention exists in the plain form alone: eager",),
+            vocab_size=int(config.get_text_config().vocab_size),
+            notes=tuple(_notes(native, stored.keys() - found.keys())),
         )
 
     def load(
@@ -56,7 +60,7 @@ class Transformers(ModelFamily):
         return load_tokenizer(folder)
 
     def layout(self, folder: Path) -> Layout:
-        return SameLayout()
+        return PlacedLayout(places(_skeleton(_config(folder)), _stored(Checkpoint.of(folder))))
 
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
         import torch
@@ -119,34 +123,79 @@ def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
         raise ModelError(f"config.json makes no model: {str(error).splitlines()[0]}") from None
 
 
-def _compare(native: PreTrainedModel, config: PreTrainedConfig, checkpoint: Checkpoint, folder: Path) -> None:
+def _stored(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, without the rotary buffers of old exports, which are computed."""
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    return {name: shape for name, shape in shapes.items() if not name.endswith("rotary_emb.inv_freq")}
+
+
+def _compare(
+    native: PreTrainedModel, found: Mapping[str, Place], stored: Mapping[str, tuple[int, ...]], folder: Path
+) -> None:
+    """Raises ModelError with one sentence for each way in which the stored tensors do not make the model."""
+    config = native.config
     expected = {name: tuple(tensor.shape) for name, tensor in native.state_dict().items()}
-    stored = {name: info.shape for name, info in checkpoint.tensors.items() if not name.endswith("rotary_emb.inv_freq")}
-    if getattr(config, "tie_word_embeddings", False) and "lm_head.weight" not in stored:
-        expected.pop("lm_head.weight", None)
+    held = {place.native for place in found.values()}
+    missing = _unlike(expected.keys() - held, native._keys_to_ignore_on_load_missing)
+    if getattr(config, "tie_word_embeddings", False):
+        missing = [name for name in missing if name != "lm_head.weight"]
+    extra = _unlike(stored.keys() - found.keys(), native._keys_to_ignore_on_load_unexpected)
     problems = []
-    missing, extra = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
-    if missing and extra and _is_converted(native):
-        raise ModelError(
-            f"{folder}: transformers holds a {config.model_type} otherwise than it is stored ({extra[0]}), which ftx "
-            "cannot write back yet"
-        )
     if missing:
         problems.append(f"{folder} lacks {len(missing)} weights of a {config.model_type}: {_some(missing)}")
     if extra:
         problems.append(f"{folder} holds {len(extra)} weights that a {config.model_type} has not: {_some(extra)}")
-    wrong = [name for name, shape in stored.items() if name in expected and expected[name] != shape]
-    if wrong:
-        problems.append(f"{wrong[0]} has shape {stored[wrong[0]]}, but config.json makes it {expected[wrong[0]]}")
+    problems += list(_unfit(expected, found, stored))[:1] or list(_unfilled(expected, found, stored))[:1]
     if problems:
         raise ModelError(*problems)
 
 
-def _is_converted(native: PreTrainedModel) -> bool:
-    """Whether transformers converts the model's checkpoints as it loads them, as it fuses experts."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
+def _unfit(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Place], stored: Mapping[str, tuple[int, ...]]
+) -> Iterator[str]:
+    """A sentence for each stored tensor whose shape is not that of its place."""
+    for name, place in found.items():
+        whole = expected[place.native]
+        if place.index and place.shape(whole) != stored[name]:
+            yield misfit(name, stored[name], place.native, whole)
+        elif not place.index and whole != stored[name]:
+            yield f"{name} has shape {stored[name]}, but config.json makes it {whole}"
 
-    return bool(get_model_conversion_mapping(native))
+
+def _unfilled(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Place], stored: Mapping[str, tuple[int, ...]]
+) -> Iterator[str]:
+    """A sentence for each parameter that its stored parts do not fill."""
+    parts: dict[str, list[str]] = {}
+    for name, place in found.items():
+        if place.index:
+            parts.setdefault(place.native, []).append(name)
+    for native, names in parts.items():
+        numbers, needed = sum(math.prod(stored[name]) for name in names), math.prod(expected[native])
+        if numbers < needed:
+            yield (
+                f"{native} is not whole: the {len(names)} tensors stored of it ({_some(names)}) hold {numbers} of the "
+                f"{needed} numbers that config.json gives it"
+            )
+
+
+def _unlike(names: Iterable[str], patterns: Iterable[str] | None) -> list[str]:
+    """The names that none of the patterns is found in, sorted."""
+    return sorted(name for name in names if not any(re.search(pattern, name) for pattern in patterns or ()))
+
+
+def _notes(native: PreTrainedModel, carried: Collection[str]) -> Iterator[str]:
+    if not native._supports_sdpa:
+        yield "this model's attention exists in the plain form alone: eager"
+    experts = sum(p.numel() for name, p in native.named_parameters() if p.dim() == 3 and not name.endswith(".weight"))
+    if experts:
+        share = experts / sum(parameter.numel() for parameter in native.parameters())
+        yield (
+            f"the experts, {share:.0%} of the parameters, are fused: lora and qlora leave them as they are, in 16 or "
+            "32 bits; full tunes them"
+        )
+    if carried:
+        yield f"{len(carried)} weights that transformers has no use for are carried along: {_some(sorted(carried))}"
 
 
 def _some(names: list[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftx.adapters import attached
 from ftx.contracts import ModelFamily
 
 if TYPE_CHECKING:
@@ -52,9 +53,7 @@ def _logits(family: ModelFamily, folder: Path, adapter: Path | None) -> list[tor
 
     model = family.load(folder, dtype=torch.float32, device="cpu", attention="sdpa")
     if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapter)).eval()
+        model = attached(model, adapter).eval()
     with torch.inference_mode():
         return [model(**probe).logits for probe in _probes(family, folder)]
 

@@ -106,12 +106,6 @@ class Adapter:
         """Names of the native parameters that the adapter changes."""
         return {*self.factors, *self.whole}
 
-    def applied(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The parameter `name` with the adapter, in the dtype of its `weight` without it; unchanged if untouched."""
-        if name in self.whole:
-            return self.whole[name].to(weight.dtype)
-        return (weight.float() + self.delta(name)).to(weight.dtype) if name in self.factors else weight
-
     def delta(self, name: str) -> torch.Tensor:
         """scale * B @ A in float32, [out, in]."""
         a, b, scale = self.factors[name]
@@ -138,23 +132,21 @@ def merge_weights(adapter: Adapter, layout: Layout, checkpoint: Checkpoint, out:
         raise ModelError(
             f"the adapter tunes {stray[0]}, which {checkpoint.folder} does not have: it is another model's"
         )
-    held: dict[str, Mapping[str, torch.Tensor]] = {}
-
-    def tensor(name: str) -> torch.Tensor:
-        shard = checkpoint.tensors[name].shard
-        if shard not in held:
-            held.clear()
-            held[shard] = checkpoint.read(shard)
-        return _merged(name, held[shard][name], adapter, layout)
-
-    write_shards(checkpoint, out, tensor)
+    read = checkpoint.reader()
+    write_shards(checkpoint, out, lambda name: _merged(name, read(name), adapter, layout))
 
 
 def _merged(name: str, stored: torch.Tensor, adapter: Adapter, layout: Layout) -> torch.Tensor:
-    if adapter.touched.isdisjoint(layout.native_names(name)):
+    import torch
+
+    names = layout.native_names(name)
+    if whole := {native: adapter.whole[native] for native in names if native in adapter.whole}:
+        return layout.join(name, layout.split(name, stored) | whole).to(stored.dtype)
+    deltas = {native: adapter.delta(native) for native in names if native in adapter.factors}
+    if not deltas:
         return stored
-    native = layout.split(name, stored)
-    return layout.join(name, {n: adapter.applied(n, weight) for n, weight in native.items()})
+    untouched = layout.split(name, torch.zeros(stored.shape))
+    return (stored.float() + layout.join(name, untouched | deltas)).to(stored.dtype)
 
 
 def adapter_base(folder: Path) -> Path:

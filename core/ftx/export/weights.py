@@ -21,13 +21,17 @@ def export_weights(
     """Write `native`, parameters of a model of `family`, under the names and in the shards of `source`, as safetensors.
 
     Each tensor takes the dtype it has in `source`, or stays as it is with `keep_dtype`. Weights that were not
-    changed come out bit for bit. Raises ModelError when a parameter is missing.
+    changed come out bit for bit, as do those that are no part of the native model. Raises ModelError when a parameter
+    is missing.
     """
     checkpoint, layout = family.checkpoint(source), family.layout(source)
+    read = checkpoint.reader()
 
     def tensor(name: str) -> torch.Tensor:
         import torch
 
+        if not layout.native_names(name):
+            return read(name)
         absent = [n for n in layout.native_names(name) if n not in native]
         if absent:
             raise ModelError(f"the model has no parameter {absent[0]}, which {name} of {source} needs")
