@@ -99,12 +99,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class HuggingFaceHandler(Handler):
-    """The Hugging Face Hub: info, tree and files of data sets."""
+    """The Hugging Face Hub: info, tree and files of data sets and models."""
 
     def route(self) -> None:
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
-        if parts[0] == "api" and parts[1] == "datasets" and len(parts) >= 4:
+        if parts[0] == "api" and parts[1] in ("datasets", "models") and len(parts) >= 4:
             self.about("/".join(parts[2:4]), parts[4:])
+        elif len(parts) > 4 and parts[2] == "resolve":
+            self.about("/".join(parts[:2]), parts[2:])
         elif parts[0] == "datasets" and len(parts) > 5 and parts[3] == "resolve":
             self.about("/".join(parts[1:3]), parts[3:])
         else:
@@ -126,7 +128,17 @@ class HuggingFaceHandler(Handler):
 
     def found(self, repo: str, commit: str, files: dict[str, bytes], rest: list[str]) -> None:
         if not rest or rest[0] == "revision":
-            self.json(200, {"id": repo, "sha": commit, "siblings": [], "private": False, "tags": [], "downloads": 0})
+            self.json(
+                200,
+                {
+                    "id": repo,
+                    "sha": commit,
+                    "siblings": [{"rfilename": path} for path in files],
+                    "private": False,
+                    "tags": [],
+                    "downloads": 0,
+                },
+            )
         elif rest[0] == "tree":
             self.json(200, [{"type": "file", "path": p, "size": len(b), "oid": _sha1(b)} for p, b in files.items()])
         else:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from ftx.artifact import Artifact
 from ftx.checkpoint_files import Checkpoint
 from ftx.console import Console
-from ftx.data.images import check_image
+from ftx.data.images import look_at
 from ftx.data.sets import open_set
 from ftx.errors import VerificationError
 from ftx.plugins import load_registry
@@ -239,7 +239,8 @@ def test_ftx_reads_the_corpus_as_llava_rows(written: Path) -> None:
         lengths[conversation.learnt_turns] += 1
         bare += not conversation.images
         for name in conversation.images:
-            assert check_image(source.image_folder(record), name) in scenes.SIZES
+            seen = look_at(source.image_folder(record), name)
+            assert (seen.width, seen.height) in scenes.SIZES
     assert sum(lengths.values()) == 300
     assert 15 <= bare <= 50
     assert lengths[2] > 60
@@ -344,7 +345,7 @@ def test_the_tuning_set_mixes_the_new_style_with_the_old_one(tmp_path: Path) -> 
     assert not plain & set(asked)
     for row in rows:
         if "image" in row:
-            check_image(path.parent, row["image"])
+            look_at(path.parent, row["image"])
 
 
 # The start model
@@ -465,7 +466,7 @@ def test_the_settings_of_the_build_are_a_recipe(tmp_path: Path) -> None:
     given = vision_base.arguments().parse_args(["--out", str(tmp_path), "--steps", "5"])
     recipe = vision_base.settings(tmp_path / "start", tmp_path / "rows.jsonl", tmp_path / "run", given).recipe()
     assert recipe.method == {"name": "full", "vision": "full"}
-    assert (recipe.train.max_steps, recipe.family) == (5, "internvl")
+    assert (recipe.train.max_steps, recipe.family) == (5, {"name": "internvl"})
 
 
 # The page

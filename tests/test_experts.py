@@ -114,7 +114,7 @@ def test_a_run_over_experts_goes_on_bit_for_bit(ftx: Any, tmp_path: Path) -> Non
 def test_what_was_not_changed_is_exported_bit_for_bit(kind: str, tmp_path: Path) -> None:
     model = make(kind, tmp_path / kind, **FUSED[kind])
     native = FAMILY.load(model, dtype=torch.float32, device="cpu", attention="sdpa")
-    export_weights(native.state_dict(), FAMILY.layout(model), model, tmp_path)
+    export_weights(native.state_dict(), FAMILY, model, tmp_path)
     before, after = stored(model), stored(tmp_path)
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -128,7 +128,7 @@ def test_other_ways_of_storing_are_kept_too(options: dict[str, Any], tmp_path: P
     (model / "model.safetensors").unlink()
     native.save_pretrained(model, **options)
     FAMILY.inspect(model)
-    export_weights(native.state_dict(), FAMILY.layout(model), model, tmp_path)
+    export_weights(native.state_dict(), FAMILY, model, tmp_path)
     before, after = stored(model), stored(tmp_path)
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

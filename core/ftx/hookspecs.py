@@ -7,6 +7,7 @@ Arguments may be added later, never renamed; an implementation names only the on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -51,6 +52,14 @@ def ftx_detect_family(config: Mapping[str, Any]) -> str | None:
 
     :param config: the model folder's config.json as parsed.
     :returns: the name of the family that reads such a folder, or None to let others decide.
+    """
+
+
+@hookspec(firstresult=True)
+def ftx_model_folder(hub: str, repo: str, revision: str | None) -> Path | None:
+    """Called when a recipe's model is `hub:owner/name@revision`. Stops at the first non-None result. Since 0.1.
+
+    :returns: the folder of the model, downloaded where it is not there yet, or None for another's hub. Raises FtxError.
     """
 
 

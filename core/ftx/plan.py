@@ -25,7 +25,7 @@ from ftx.data.stream import Streamed
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import FtxError, ModelError, RecipeError
-from ftx.recipe import Recipe, SetRecipe, Written, grouping_problems, sentence, streaming_problems
+from ftx.recipe import HUB_PATH, Recipe, SetRecipe, Written, grouping_problems, sentence, streaming_problems
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
@@ -213,8 +213,8 @@ def make_plan(written: Written, registry: Registry) -> Plan:
     if recipe is None:
         _check_names(written.values, registry, problems)
         raise problems.error()
-    base = Path(recipe.model)
-    family = problems.of(lambda: find_family(recipe.family, base, registry))
+    base = problems.of(lambda: model_folder(recipe.model, registry)) or Path(recipe.model)
+    family = problems.of(lambda: find_family(recipe.family, base, registry)) if not problems.errors else None
     method = problems.of(lambda: configured(registry.method(recipe.method["name"]), recipe.method, "method"))
     if method:
         problems.add(method.requirements())
@@ -307,7 +307,9 @@ def _with_family_defaults(written: Written, registry: Registry) -> Written:
     named = values.get("family", "auto")
     try:
         options = named if isinstance(named, dict) else {"name": named}
-        family = find_family({"name": "auto", **options}, Path(str(values.get("model", ""))), registry)
+        known = options.get("name", "auto") != "auto"
+        base = Path() if known else model_folder(str(values.get("model", "")), registry)
+        family = find_family({"name": "auto", **options}, base, registry)
     except FtxError:
         return written  # the checks that follow say what is wrong
     return _with_defaults(written, family, registry)
@@ -377,6 +379,22 @@ def find_family(options: Mapping[str, Any], base: Path, registry: Registry) -> M
             raise ModelError(f"no plugin reads model_type '{kind}' of {base}; families: {known}")
         name = found
     return configured(registry.family(name), options, "family")
+
+
+def model_folder(name: str, registry: Registry) -> Path:
+    """The folder that a recipe's `model` names; one of a hub is fetched. Raises FtxError."""
+    hub = HUB_PATH.fullmatch(name)
+    if hub is None or Path(name).exists():
+        return Path(name)
+    try:
+        found = registry.model_folder(hub[1], hub[2], hub[3])
+    except ValidationError as error:
+        raise RecipeError(*(f"model: {e['loc'][0]} {e['msg']} (given: {name})" for e in error.errors())) from None
+    if found is None:
+        raise RecipeError(
+            f"model: '{hub[1]}' is no hub that ftx fetches models from (given: {name}); known: huggingface"
+        )
+    return found
 
 
 def read_model_config(base: Path) -> dict[str, Any]:

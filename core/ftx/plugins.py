@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -140,6 +141,9 @@ class Registry:
 
     def detect_family(self, config: Mapping[str, Any]) -> str | None:
         return cast("str | None", self.pm.hook.ftx_detect_family(config=config))
+
+    def model_folder(self, hub: str, repo: str, revision: str | None) -> Path | None:
+        return cast("Path | None", self.pm.hook.ftx_model_folder(hub=hub, repo=repo, revision=revision))
 
     def check_plan(self, plan: Plan) -> list[str]:
         return [sentence for found in self.pm.hook.ftx_check_plan(plan=plan) for sentence in found or ()]

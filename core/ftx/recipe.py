@@ -131,6 +131,9 @@ class TrainRecipe(_Section):
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["sdpa", "eager"] = "sdpa"
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: far less memory, a third more time"
+    )
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints; default: 10 in a run")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
 
@@ -156,7 +159,7 @@ class Recipe(_Section):
     family: dict[str, Any] = Field(
         {"name": "auto"}, description="model family, by name or with options; auto asks config.json"
     )
-    model: str = Field(description="the base model's folder")
+    model: str = Field(description="the base model's folder, or a hub's repository as huggingface:owner/name@revision")
     method: dict[str, Any] = Field({"name": "lora"}, description="training method, by name or with options")
     template: str = Field("auto", description="prompt template; auto: the tokenizer's own, else the family's")
     data: DataRecipe
@@ -255,7 +258,8 @@ def sentence(error: Any, model: type[BaseModel], origins: Mapping[str, str]) -> 
         known = fields_at(model, error["loc"][:-1])
         return f"{where}: unknown key; {did_you_mean(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
-        flag = {"model": " (--model FOLDER)", "data": " (--data FILE)", "data.sets": " (--data FILE)"}.get(dotted, "")
+        dotted = where = dotted.removesuffix(".sets")
+        flag = {"model": " (--model FOLDER)", "data": " (--data FILE)"}.get(dotted, "")
         return f"{where}: is required{flag}"
     message = str(error["msg"]).removeprefix("Value error, ")
     given = error["input"]

@@ -127,9 +127,10 @@ class InternVL(ModelFamily):
         return "internvl2"
 
     def defaults(self) -> Mapping[str, Any]:
-        """Tutorial 004's settings, which are XTuner's internvl_v2_internlm2_2b_qlora_finetune."""
+        """Tutorial 004's model and settings, which are XTuner's internvl_v2_internlm2_2b_qlora_finetune."""
         return {
-            "method": {"name": "qlora", "rank": 128, "alpha": 256.0, "dropout": 0.05},
+            "model": "huggingface:OpenGVLab/InternVL2-2B",
+            "method": {"name": "qlora", "rank": 128, "dropout": 0.05},
             "data": {"max_length": 6656},
             "train": {
                 "epochs": 6.0,
@@ -138,6 +139,7 @@ class InternVL(ModelFamily):
                 "lr": 2e-5,
                 "weight_decay": 0.05,
                 "warmup_ratio": 0.03,
+                "activation_checkpointing": True,
             },
         }
 

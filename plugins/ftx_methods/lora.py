@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ftx import ModelFamily, TrainMethod
 from ftx.adapters import attached, injected
@@ -31,7 +31,7 @@ class LoRA(TrainMethod):
     produces = "adapter"
     default_lr = 2e-4
     rank: int = Field(16, ge=1, description="inner size of the adapters")
-    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
+    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank; default: twice the rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of adapter inputs dropped in training")
     targets: list[str] | None = Field(
         None, min_length=1, description="leaf names of tuned modules; default: the family's"
@@ -39,6 +39,12 @@ class LoRA(TrainMethod):
 
     vision: Literal["frozen", "lora", "full"] = Field("frozen", description="how a vision tower is trained")
     projector: Literal["frozen", "full"] = Field("full", description="whether a projector is trained")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alpha_follows_rank(cls, options: Any) -> Any:
+        rank = options.get("rank") if isinstance(options, dict) else None
+        return {"alpha": 2.0 * rank, **options} if isinstance(rank, int) and rank > 0 else options
 
     def prepare(self, model: PreTrainedModel, family: ModelFamily, resume: Path | None) -> PreTrainedModel:
         from peft import LoraConfig

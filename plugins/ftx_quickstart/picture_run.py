@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
 
 from ftx.artifact import Artifact
 from ftx.atomic import write_text
@@ -16,7 +15,7 @@ from ftx.plan import Plan, make_plan
 from ftx.plugins import Registry
 from ftx.recipe import written
 from ftx.run import losses
-from ftx.talk import Answer, Sampling, open_talk
+from ftx.talk import Answer, Sampling, Talk, open_talk
 from ftx.train.fit import fit
 from ftx_quickstart.captions import Probe, caption_probes, is_caption, is_true, skill_probes, write_tuning
 from ftx_quickstart.corpus import is_right
@@ -52,14 +51,6 @@ train:
   micro_batch_size: 16
 out: {out}
 """
-
-
-class PictureTalk(Protocol):
-    """What is needed of `ftx.talk.Talk`: questions with pictures, which stand before the question's text."""
-
-    def reset(self) -> None: ...
-
-    def ask(self, question: str, sampling: Sampling, *, images: Sequence[Path]) -> Answer: ...
 
 
 @dataclass(frozen=True)
@@ -149,7 +140,7 @@ def picture_run(registry: Registry, folder: Path, method: str, console: Console)
     shown = folder / "probes"
     write_probes(shown)
     console.say("1/4  asking the untuned model about pictures that no training shows")
-    before = ask_all(_talk(BASE, registry), shown)
+    before = ask_all(open_talk(BASE, registry), shown)
     console.say("2/4  tuning it to let the things in a picture speak")
     plan = _plan(folder, method, registry)
     artifact = fit(plan, console)
@@ -157,7 +148,7 @@ def picture_run(registry: Registry, folder: Path, method: str, console: Console)
     if artifact.kind == "adapter":
         artifact = merge(artifact, plan.family, plan.base, plan.out / "merged", console)
     console.say("4/4  asking the tuned model")
-    after = ask_all(_talk(artifact.folder, registry), shown)
+    after = ask_all(open_talk(artifact.folder, registry), shown)
     return PictureRun(folder, before, after, list(losses(plan.out).values()), artifact)
 
 
@@ -189,11 +180,7 @@ def _plan(folder: Path, method: str, registry: Registry) -> Plan:
     return make_plan(written(recipe, {}), registry)
 
 
-def _talk(folder: Path, registry: Registry) -> PictureTalk:
-    return cast("PictureTalk", open_talk(folder, registry))
-
-
-def ask_all(talk: PictureTalk, pictures: Path) -> Answers:
+def ask_all(talk: Talk, pictures: Path) -> Answers:
     """Ask every probe, each in a conversation of its own; its picture is in the folder `pictures`."""
     sampling = Sampling(max_new_tokens=96)
 

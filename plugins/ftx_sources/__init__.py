@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from ftx import DataFormat, DataSource, hookimpl
 
@@ -15,6 +16,13 @@ def ftx_data_sources() -> Iterable[type[DataSource]]:
     from ftx_sources.openxlab import OpenXLab
 
     return [Files, HuggingFace, ModelScope, OpenXLab]
+
+
+@hookimpl
+def ftx_model_folder(hub: str, repo: str, revision: str | None) -> Path | None:
+    from ftx_sources.models import HuggingFaceModel
+
+    return HuggingFaceModel(repo=repo, revision=revision).folder() if hub == "huggingface" else None
 
 
 @hookimpl

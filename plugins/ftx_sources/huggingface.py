@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ftx.errors import DataError, FtxError, HubError, StorageError
 from ftx_sources.files import READERS
@@ -26,13 +26,15 @@ class HuggingFace(Snapshot):
 
     name = "huggingface"
     hub = "Hugging Face"
+    repo_type: ClassVar[str] = "dataset"
+    what: ClassVar[str] = "data set"
 
     def _find_commit(self) -> str:
         from huggingface_hub import HfApi
 
-        api = HfApi(endpoint=_endpoint(), library_name="ftx")
+        api = HfApi(endpoint=endpoint(), library_name="ftx")
         with self._asking():
-            return str(api.resolve_revision(self.repo, repo_type="dataset", revision=self.revision).resolved)
+            return str(api.resolve_revision(self.repo, repo_type=self.repo_type, revision=self.revision).resolved)
 
     def _folder(self) -> Path:
         from huggingface_hub import snapshot_download
@@ -40,15 +42,18 @@ class HuggingFace(Snapshot):
         with self._asking():
             folder = snapshot_download(
                 self.repo,
-                repo_type="dataset",
+                repo_type=self.repo_type,
                 revision=self.commit,
-                allow_patterns=self.files or [_any_case(ending) for ending in READERS],
+                allow_patterns=self._patterns(),
                 # Hidden names, but not "..": the client refuses that, where leaving it out would hide it.
                 ignore_patterns=[start + name for name in (".[!.]*", *sorted(NO_DATA)) for start in ("", "*/")],
-                endpoint=_endpoint(),
+                endpoint=endpoint(),
                 library_name="ftx",
             )
         return Path(folder)
+
+    def _patterns(self) -> list[str]:
+        return self.files or [_any_case(ending) for ending in READERS]
 
     def _bounds(self, folder: Path) -> Iterable[Path]:
         # CACHE/datasets--owner--name/snapshots/COMMIT holds links to blobs of the repository or of the whole cache.
@@ -88,7 +93,7 @@ class HuggingFace(Snapshot):
         if isinstance(error, RevisionNotFoundError):
             return HubError(f"{self.repo} has no revision '{self.revision or DEFAULT_BRANCH}' on {self.hub}")
         if isinstance(error, RepositoryNotFoundError) and status == 404:
-            return HubError(f"there is no data set {self.repo} on {self.hub}")
+            return HubError(f"there is no {self.what} {self.repo} on {self.hub}")
         if status in (401, 403):
             return self._refused()
         return HubError(f"{self.hub} answered {status} for {self.repo}; try again later")
@@ -109,7 +114,7 @@ class HuggingFace(Snapshot):
                 f"{self.repo} at '{self.revision or DEFAULT_BRANCH}' is not wholly in the cache of huggingface_hub "
                 "and HF_HUB_OFFLINE forbids the network"
             )
-        place = _endpoint() or constants.ENDPOINT
+        place = endpoint() or constants.ENDPOINT
         why = _line(error.__cause__ or error)
         return HubError(f"{self.hub} ({place}) cannot be reached for {self.repo}: {why}")
 
@@ -119,7 +124,7 @@ class HuggingFace(Snapshot):
         return HubError(f"{self.repo} could not be downloaded from {self.hub}: {_line(error)}")
 
 
-def _endpoint() -> str | None:
+def endpoint() -> str | None:
     """HF_ENDPOINT as it is now: the client itself reads it when it is imported, maybe long before."""
     return (os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
 

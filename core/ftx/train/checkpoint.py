@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
 
 # What may change when a run goes on, as it changes no result or shows in the number of steps.
-FREE = {"epochs", "max_steps", "micro_batch_size", "device", "attention", "save_every", "keep_checkpoints"}
+FREE = {
+    "epochs",
+    "max_steps",
+    "micro_batch_size",
+    "device",
+    "attention",
+    "activation_checkpointing",
+    "save_every",
+    "keep_checkpoints",
+}
 
 
 def save(run: Run, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Path:

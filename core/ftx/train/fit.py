@@ -135,8 +135,12 @@ def _prepare(
         attention=train.attention,
         quantization=plan.method.quantization(dtype, plan.family),
     )
-    model.config.use_cache = False
+    # A cache would hold every key, and keep transformers from telling packed samples apart.
+    for config in (model.config, model.config.get_text_config()):
+        config.use_cache = False
     model = plan.method.prepare(model, plan.family, weights)
+    if train.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(_trained(model), lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay)
     if accelerator.num_processes > 1:
         model = accelerator.prepare_model(model)
@@ -260,7 +264,9 @@ def _finish(run: Run, model: PreTrainedModel, start: float) -> None:
 
 def _memory_advice(plan: Plan) -> str:
     micro = plan.micro_batch_size
-    smaller = [f"train.micro_batch_size below {micro}"] if micro > 1 else []
+    again = plan.recipe.train.activation_checkpointing
+    smaller = [] if again else ["--set train.activation_checkpointing=true"]
+    smaller += [f"train.micro_batch_size below {micro}"] if micro > 1 else []
     smaller += [f"data.max_length below {plan.recipe.data.max_length}"]
     smaller += ["--method qlora"] if plan.method.name != "qlora" else []
     return f"the device has not enough memory; try {', or '.join(smaller)}"
