@@ -167,7 +167,10 @@ def build(given: argparse.Namespace) -> Path:
     start, data, run, base = (out / name for name in ("start", "data", "run", "base"))
     if not start.exists():
         with whole_folder(start) as folder:
-            write_start(folder, given.seed)
+            if given.start:
+                shutil.copytree(given.start, folder, dirs_exist_ok=True)
+            else:
+                write_start(folder, given.seed)
     if not data.exists():
         with whole_folder(data) as folder:
             write_corpus(folder, given.rows, given.seed, per_picture=given.per_picture)
@@ -189,6 +192,7 @@ def copy_model(start: Path, trained: Path, out: Path) -> None:
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="a finished base to train further, instead of a new one")
     parser.add_argument("--rows", type=int, default=120_000)
     parser.add_argument("--per-picture", type=int, default=2, help="rows that ask about the same picture")
     parser.add_argument("--steps", type=int, default=4_000)
