@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from conftest import write_rows
 from ftx import DataError, DataSource, FtxError, HubError, RecipeError, RowError
 from ftx.errors import StorageError
 from ftx.plugins import load_registry
@@ -574,3 +575,24 @@ def test_several_processes_download_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(said) == 1 and len(said.pop().strip()) == 64
     (kept,) = remote.cache.glob("hub/openxlab/ann--sums/[0-9a-f]*")
     assert len(kept.name) == 40
+
+
+@pytest.mark.parametrize("kind", ["huggingface"])
+def test_a_base_model_comes_from_the_hub(remote: Remote, ftx: Any, tiny: Path, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in tiny.iterdir() if not path.name.startswith("golden")}
+    remote.server.add("ann/tiny", files | {"pytorch_model.bin": b"not asked for"}, "main")
+    data = write_rows(tmp_path / "rows.jsonl", 4)
+    (plan,) = ftx("plan", "--model", "huggingface:ann/tiny@main", "--data", data, "--json").events
+    assert plan["family"]["name"] == "internlm2"
+    assert Path(plan["model"]["path"]).is_relative_to(remote.cache)
+    assert not (Path(plan["model"]["path"]) / "pytorch_model.bin").exists()
+    for name, code, words in (
+        ("huggingface:ann/none", 5, "ann/none on Hugging Face does not exist or is private"),
+        ("huggingface:ann/tiny@other", 5, "has no revision 'other'"),
+        ("huggingface:tiny", 2, "must be owner/name"),
+        ("gitee:ann/tiny", 2, "'gitee' is no hub that ftx fetches models from"),
+    ):
+        result = ftx("plan", "--model", name, "--data", data)
+        assert (result.code, words in result.err) == (code, True), result.err
+    remote.server.add("ann/rows", {"README.md": b"x"}, "main")
+    assert "no model in transformers' form" in ftx("plan", "--model", "huggingface:ann/rows", "--data", data).err

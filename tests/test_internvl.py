@@ -24,6 +24,7 @@ from ftx.plan import make_plan
 from ftx.plugins import load_registry
 from ftx.recipe import written
 from ftx.run import losses
+from ftx.train.fit import fit
 from ftx_internvl.family import InternVL
 from internvit import features
 from internvl_models import STYLES, config_of, make
@@ -165,7 +166,6 @@ def test_packed_rows_with_pictures_see_only_themselves(folders: dict[str, Path],
             "train": {"max_steps": 1, "global_batch_size": 9, "max_grad_norm": 1e9},
         }
         plan = make_plan(written(None, {key: (value, "test") for key, value in values.items()}), load_registry("none"))
-        from ftx.train.fit import fit
 
         artifact = fit(plan)
         tensors = load_file(artifact.folder / "adapter_model.safetensors")
@@ -392,3 +392,20 @@ def test_strung_packing_would_cut_pictures(
     result = ftx("plan", *flags(folders["300m"], rows, "lora"), "--packing", "xtuner")
     assert result.code == 2
     assert "XTuner's way would cut through pictures; use best_fit" in result.err
+
+
+def test_activations_computed_again_change_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
+    rows = write_picture_rows(tmp_path / "data", 6)
+    found = []
+    for again in (False, True):
+        values = {
+            "model": str(folders["300m"]),
+            "data": str(rows),
+            "method": {"name": "lora", "vision": "lora", "dropout": 0.1},
+            "out": f"run-{again}",
+            "train": {"max_steps": 2, "global_batch_size": 6, "activation_checkpointing": again},
+        }
+        plan = make_plan(written(None, {key: (value, "test") for key, value in values.items()}), load_registry("none"))
+        fit(plan)
+        found.append(losses(plan.out))
+    assert found[0] == found[1]

@@ -15,7 +15,7 @@ from ftx.contracts import (
     Record,
     TrainMethod,
 )
-from ftx.data.conversation import Conversation, Message, RowError
+from ftx.data.conversation import Conversation, Message, Picture, RowError
 from ftx.errors import DataError, FtxError, HubError, ModelError, RecipeError
 from ftx.hookspecs import hookimpl
 
@@ -33,6 +33,7 @@ __all__ = [
     "ModelFacts",
     "ModelFamily",
     "Part",
+    "Picture",
     "RecipeError",
     "Record",
     "RowError",

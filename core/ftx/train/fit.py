@@ -140,7 +140,9 @@ def _prepare(
         config.use_cache = False
     model = plan.method.prepare(model, plan.family, weights)
     if train.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # The name that transformers 5.17 still has warns in later versions.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(_trained(model), lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay)
     if accelerator.num_processes > 1:
         model = accelerator.prepare_model(model)
