@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from conftest import TINY, Result
+from ftx import Message
 from ftx.checkpoint_files import Checkpoint
 from ftx.export.weights import export_weights
 from ftx.plan import make_plan
@@ -409,3 +410,98 @@ def test_activations_computed_again_change_nothing(folders: dict[str, Path], tmp
         fit(plan)
         found.append(losses(plan.out))
     assert found[0] == found[1]
+
+
+# transformers' own layout
+
+
+@pytest.mark.parametrize("style", ["300m", "qwen2", "llama"])
+def test_transformers_reads_what_is_exported(
+    style: str, ftx: Callable[..., Result], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Plain transformers, with its own way of putting features into a row, computes the same."""
+    from transformers import AutoModelForImageTextToText
+
+    out = tmp_path / "native"
+    result = ftx("export", folders[style], "--layout", "transformers", "--out", out)
+    assert result.code == 0, result.err
+    theirs, info = AutoModelForImageTextToText.from_pretrained(
+        out, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    ours = FAMILY.load(folders[style], dtype=torch.float32, device="cpu", attention="eager")
+    eyes = FAMILY.image_processor(folders[style])
+    (places,) = eyes.lay_out([(130, 60)])
+    pixels = eyes.pixels([[Image.effect_noise((130, 60), 90).convert("RGB")]])
+    row = torch.tensor([[1, 5, *places, 7, 8, 9]])
+    with torch.inference_mode():
+        expected = ours(input_ids=row, pixel_values=pixels).logits
+        found = theirs.eval()(
+            input_ids=row.masked_fill(row == -200, theirs.config.image_token_id), pixel_values=pixels
+        ).logits
+    assert float((expected - found).abs().max()) <= 1e-5
+    written_out = load_file(out / "model.safetensors")
+    assert any(name.startswith("language_model.model.") for name in written_out)
+    assert json.loads((out / "preprocessor_config.json").read_text())["max_patches"] == 6
+
+
+def test_the_exported_chat_template_takes_parts(
+    ftx: Callable[..., Result], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    out = tmp_path / "native"
+    assert ftx("export", folders["300m"], "--layout", "transformers", "--out", out).code == 0
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.start_image_token == "<img>"
+    plain = [{"role": "user", "content": "<IMG_CONTEXT>\nWhat?"}]
+    parts = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
+    said = [tokenizer.apply_chat_template(messages, tokenize=False) for messages in (plain, parts)]
+    assert said[0] == said[1]
+    assert "<|im_start|>user\n<IMG_CONTEXT>\nWhat?<|im_end|>" in said[0]
+
+
+@pytest.mark.parametrize(("style", "words"), [("v1", "ps_version v1 has no place"), ("6b", "layer_norm_eps 1e-05")])
+def test_what_transformers_would_compute_otherwise_is_refused(
+    style: str, words: str, ftx: Callable[..., Result], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    result = ftx("export", folders[style], "--layout", "transformers", "--out", tmp_path / "native")
+    assert result.code == 2
+    assert words in result.err
+    assert not (tmp_path / "native").exists()
+    assert ftx("export", folders[style], "--layout", "official", "--out", tmp_path / "same").code == 0
+    source, same = (load_file(f / "model.safetensors") for f in (folders[style], tmp_path / "same"))
+    assert all(torch.equal(source[name], same[name]) for name in source)
+
+
+def test_qwen2s_tokenizer_in_two_files(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As InternVL2-1B has it: vocab.json and merges.txt, no tokenizer.json, no beginning of text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    folder = tmp_path / "model"
+    shutil.copytree(folders["qwen2"], folder)
+    for name in ("tokenizer.model", "added_tokens.json", "special_tokens_map.json"):
+        (folder / name).unlink()
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    trained.train_from_iterator(["hello world, how are you, 你好 世界"], trainer)
+    trained.model.save(str(folder))
+    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"]
+    first = trained.get_vocab_size()
+    config = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "added_tokens_decoder": {str(first + i): {"content": s, **plain} for i, s in enumerate(specials)},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = FAMILY.tokenizer(folder)
+    assert tokenizer.encode_text("hello world") == trained.encode("hello world").ids
+    assert FAMILY.image_processor(folder).lay_out([(56, 56)])[0][0] == tokenizer.special("<img>")
+    template = FAMILY.own_template(folder)
+    assert template is not None
+    row = template.prompt([Message("user", "hello")], tokenizer)
+    assert row[0] == tokenizer.special("<|im_start|>")

@@ -106,7 +106,10 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
 )
+BYTE_PAIRS = ("vocab.json", "merges.txt")  # Qwen2's, where there is no tokenizer.json
 
 
 def _content(folder: Path, options: dict[str, Any]) -> str:
@@ -122,10 +125,13 @@ def load_tokenizer(folder: Path, **options: Any) -> Tokenizer:
     `options` go to transformers' TokenizersBackend, which reads tokenizer.json or tokenizer.model whatever
     class the folder names: an `auto_map` is never looked at.
     """
-    from transformers import TokenizersBackend
+    from transformers import Qwen2Tokenizer, TokenizersBackend
     from transformers.utils import logging
 
     files = [folder / name for name in ("tokenizer.json", "tokenizer.model") if (folder / name).is_file()]
+    backend = TokenizersBackend
+    if not files and _is_qwen2(folder):
+        files, backend = [folder / name for name in BYTE_PAIRS], Qwen2Tokenizer
     if not files:
         raise ModelError(f"{folder} has no tokenizer: neither tokenizer.json nor tokenizer.model")
     for file in files:
@@ -133,8 +139,17 @@ def load_tokenizer(folder: Path, **options: Any) -> Tokenizer:
             raise ModelError(f"the tokenizer of {folder} cannot be read: {file.name} is empty")
     logging.set_verbosity_error()
     try:
-        read = TokenizersBackend.from_pretrained(str(folder), local_files_only=True, **options)
+        read = backend.from_pretrained(str(folder), local_files_only=True, **options)
         return Tokenizer(read, _content(folder, options))
     # The tokenizers library raises bare Exception for a broken file, sentencepiece RuntimeError: no narrower net holds.
     except Exception as error:
         raise ModelError(f"the tokenizer of {folder} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _is_qwen2(folder: Path) -> bool:
+    """Whether the folder has Qwen2's tokenizer in its two files, whose way of cutting words transformers knows."""
+    from ftx.checkpoint_files import read_json
+
+    if not all((folder / name).is_file() for name in (*BYTE_PAIRS, "tokenizer_config.json")):
+        return False
+    return str(read_json(folder / "tokenizer_config.json").get("tokenizer_class")).startswith("Qwen2Tokenizer")

@@ -12,6 +12,7 @@ from pydantic import Field
 from ftx import ImageProcessor, Layout, ModelError, ModelFacts, ModelFamily
 from ftx.checkpoint_files import read_json
 from ftx.data.named import named_templates
+from ftx.export.weights import write_shards
 from ftx.pretrained import check_weights, load_tokenizer, loaded, native_tensors
 from ftx_internlm2.layout import layout_of
 from ftx_internvl.config import Chat, native_config, read_config
@@ -48,6 +49,7 @@ class InternVL(ModelFamily):
         "vision": "model.vision_tower",
         "projector": "model.multi_modal_projector",
     }
+    layouts: ClassVar[tuple[str, ...]] = ("official", "transformers")
     min_dynamic_patch: int | None = Field(None, ge=1, description="fewest tiles of a picture; default: the model's")
     max_dynamic_patch: int | None = Field(
         None, ge=1, description="most tiles of a row's pictures together, thumbnails not counted; default: the model's"
@@ -110,6 +112,18 @@ class InternVL(ModelFamily):
     def layout(self, folder: Path) -> Layout:
         return layout_for(read_config(folder))
 
+    def convert(self, folder: Path, layout: str, out: Path) -> None:
+        from ftx_internvl.native import write_native
+
+        if layout == "official":
+            checkpoint = self.checkpoint(folder)
+            write_shards(checkpoint, out, checkpoint.reader())
+            self.copy_companions(folder, out)
+            return
+        tokenizer = self.tokenizer(folder)
+        chat = read_config(folder)
+        write_native(chat, self.checkpoint(folder), self.layout(folder), tokenizer, _travelled(folder, self), out)
+
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
         import torch
 
@@ -142,6 +156,15 @@ class InternVL(ModelFamily):
                 "activation_checkpointing": True,
             },
         }
+
+
+def _travelled(folder: Path, family: InternVL) -> str | None:
+    """The chat template that lies in the folder, else the family's own, in Jinja."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text("utf-8")
+    own = family.own_template(folder)
+    return own.jinja() if own else None
 
 
 def layout_for(chat: Chat) -> Layout:

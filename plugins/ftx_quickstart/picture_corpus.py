@@ -38,11 +38,11 @@ ROWS = "rows.jsonl"
 PICTURES = "pictures"
 MARK = "<image>\n"
 
-WEIGHTS = {"describe": 30, "count": 15, "colour": 15, "where": 12, "there": 13, "exists": 15}
+WEIGHTS = {"describe": 12, "count": 15, "colour": 25, "where": 18, "there": 12, "exists": 18}
 """How often each kind of question is drawn, relative to the others."""
 
 TEXT_SHARE = 0.1  # of the rows, which are of corpus.py and have no picture, so that its answers stay known
-_SECOND_TURN = 0.4  # of the rows with a picture
+_SECOND_TURN = 0.8  # of the rows with a picture
 _ABSENT = 0.2  # of the questions for a count or a place ask for what is not there
 
 _Q = dict[str, tuple[str, ...]]
