@@ -21,6 +21,7 @@ def merge(registry: Registry, path: Path, base: Path | None, out: Path | None, j
     from ftx.artifact import Artifact
     from ftx.errors import ModelError
     from ftx.export.merge import merge as merge_adapter
+    from ftx.plan import find_family
 
     adapter = path / "adapter" if (path / "adapter").is_dir() else path
     artifact = Artifact.find(adapter)
@@ -29,5 +30,5 @@ def merge(registry: Registry, path: Path, base: Path | None, out: Path | None, j
     base = base or artifact.base
     if not base.is_dir():
         raise ModelError(f"the base model {base} is not there; give --base FOLDER")
-    family = registry.family(artifact.plan["family"]["name"])()
+    family = find_family(artifact.plan["family"], base, registry)
     merge_adapter(artifact, family, base, out or artifact.folder.parent / "merged", Console(json_lines=json_lines))
