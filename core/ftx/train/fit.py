@@ -135,7 +135,8 @@ def _prepare(
         attention=train.attention,
         quantization=plan.method.quantization(dtype, plan.family),
     )
-    model.config.use_cache = False
+    # With a cache, transformers would not tell packed samples apart; a model in parts keeps the setting with its text.
+    model.config.use_cache = model.config.get_text_config().use_cache = False
     model = plan.method.prepare(model, plan.family, weights)
     optimizer = torch.optim.AdamW(_trained(model), lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay)
     if accelerator.num_processes > 1:
