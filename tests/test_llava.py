@@ -425,7 +425,7 @@ def test_a_siglip_tower(layout: str, ftx: Any, pictured: Path, tmp_path: Path) -
         f.load(place, dtype=torch.float32, device="cpu", attention="sdpa")
         for f, place in ((family, LLAMA), (LLaVA(), out))
     )
-    pixels = images.pixels([Image.new("RGB", (30, 50), "green")])
+    pixels = images.pixels([[Image.new("RGB", (30, 50), "green")]])
     assert torch.equal(whole.picture_features(pixels), again.picture_features(pixels))
     assert LLaVA().image_processor(out).key() == images.key()
     with pytest.raises(ModelError, match="the official layout is for CLIP towers"):
@@ -439,14 +439,14 @@ def test_plain_preparation_is_transformers_own(size: tuple[int, int], tmp_path: 
 
     image = Image.effect_noise(size, 90).convert("RGB")
     theirs = CLIPImageProcessor.from_pretrained(str(CLIP))(image, return_tensors="pt").pixel_values
-    ours = LLaVA(vision_tower=str(CLIP), pad="none").image_processor(TINY).pixels([image])
+    ours = LLaVA(vision_tower=str(CLIP), pad="none").image_processor(TINY).pixels([[image]])
     assert (ours - theirs).abs().max() <= 1e-6
     square = NEW.image_processor(TINY)
     assert isinstance(square, Prepared)
     padded = on_square(image, square.mean)
     assert padded.size == (max(size),) * 2
     assert torch.equal(
-        square.pixels([image]), LLaVA(vision_tower=str(CLIP), pad="none").image_processor(TINY).pixels([padded])
+        square.pixels([[image]]), LLaVA(vision_tower=str(CLIP), pad="none").image_processor(TINY).pixels([[padded]])
     )
 
 

@@ -60,7 +60,7 @@ class Source:
         """The part's tensors in one of its shards, by their names in the whole."""
         held = {name: tensor for name, tensor in self.checkpoint.read(shard).items() if name in self.tensors}
         if self.merging:
-            held = {name: self.merging.applied(name, tensor) for name, tensor in held.items()}
+            held = {name: _tuned(self.merging, name, tensor) for name, tensor in held.items()}
         return {f"{self.prefix}{name}": tensor for name, tensor in held.items()}
 
 
@@ -133,6 +133,13 @@ class NewProjector(Checkpoint):
             uniform = torch.rand(info.shape, generator=generator) * 2 * bound - bound
             made[name] = uniform.to(getattr(torch, info.dtype))
         return made
+
+
+def _tuned(adapter: Adapter, name: str, weight: torch.Tensor) -> torch.Tensor:
+    """The weight with its adapter, added in float32, in its own dtype; what is not tuned comes out bit for bit."""
+    if name in adapter.whole:
+        return adapter.whole[name].to(weight.dtype)
+    return (weight.float() + adapter.delta(name)).to(weight.dtype) if name in adapter.factors else weight
 
 
 def _check_adapter(adapter: Path, base: Path, tensors: Mapping[str, TensorInfo]) -> None:

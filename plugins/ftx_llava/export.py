@@ -56,16 +56,7 @@ def write_as(family: LLaVA, folder: Path, layout: str, out: Path) -> None:
 def _write_xtuner(family: LLaVA, stored: Stored, out: Path) -> None:
     checkpoint = family.checkpoint(stored.folder)
     if stored.layout == "xtuner":
-        held: dict[str, Tensors] = {}
-
-        def tensor(name: str) -> torch.Tensor:
-            shard = checkpoint.tensors[name].shard
-            if shard not in held:
-                held.clear()
-                held[shard] = checkpoint.read(shard)
-            return held[shard][name]
-
-        write_shards(checkpoint, out, tensor)
+        write_shards(checkpoint, out, checkpoint.reader())
         family.copy_companions(stored.folder, out)
         return
     _save(_renamed(native_tensors(checkpoint, family.layout(stored.folder)), "xtuner"), out)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FILES = ("preprocessor_config.json", "processor_config.json")
-CHANNELS = 255
+BRIGHTEST = 255
 
 
 class Preparation(BaseModel, strict=True):
@@ -37,7 +37,7 @@ class Preparation(BaseModel, strict=True):
     crop_size: PositiveInt | dict[str, PositiveInt] | None = None
     do_center_crop: bool | None = None
     resample: int = Field(3, ge=0, le=5)  # Pillow's numbers; 3 is bicubic
-    rescale_factor: PositiveFloat = 1 / CHANNELS
+    rescale_factor: PositiveFloat = 1 / BRIGHTEST
     image_mean: tuple[float, float, float] = Field(strict=False)
     image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(strict=False)
 
@@ -94,10 +94,12 @@ class Prepared(ImageProcessor):
     def lay_out(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
         return [(IMAGE_ID,) * self.places for _ in sizes]
 
-    def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def pixels(self, rows: Sequence[Sequence[Image.Image]]) -> torch.Tensor:
+        import numpy as np
         import torch
 
-        return torch.stack([torch.from_numpy(self._normalised(self._cut(picture))) for picture in pictures])
+        tiles = np.stack([np.asarray(self._cut(picture)) for row in rows for picture in row])
+        return torch.from_numpy(self._normalised(tiles))
 
     def _cut(self, picture: Image.Image) -> Image.Image:
         from PIL.Image import Resampling
@@ -112,13 +114,19 @@ class Prepared(ImageProcessor):
         resized = whole.resize((width, height), Resampling(self.resample))
         return resized.crop((left, top, left + self.side, top + self.side))
 
-    def _normalised(self, tile: Image.Image) -> NDArray[np.float32]:
-        """float32 [3, height, width]."""
+    def _normalised(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """float32 [tiles, 3, height, width] of [tiles, height, width, 3].
+
+        Looked up, as there are but 256 values of a channel; each is computed as transformers does.
+        """
         import numpy as np
 
-        scaled = (np.asarray(tile).astype(np.float64) * self.scale).astype(np.float32)
-        normal = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return np.ascontiguousarray(normal.transpose(2, 0, 1))
+        scaled = (np.arange(BRIGHTEST + 1) * self.scale).astype(np.float32)
+        channels = [
+            np.take((scaled - np.float32(mean)) / np.float32(std), tiles[..., i])
+            for i, (mean, std) in enumerate(zip(self.mean, self.std, strict=True))
+        ]
+        return np.stack(channels, axis=1)
 
 
 def on_square(picture: Image.Image, mean: tuple[float, float, float]) -> Image.Image:
@@ -128,6 +136,6 @@ def on_square(picture: Image.Image, mean: tuple[float, float, float]) -> Image.I
     side = max(picture.size)
     if picture.width == picture.height:
         return picture
-    ground = Image.new("RGB", (side, side), tuple(int(value * CHANNELS) for value in mean))
+    ground = Image.new("RGB", (side, side), tuple(int(value * BRIGHTEST) for value in mean))
     ground.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return ground

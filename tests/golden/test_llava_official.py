@@ -63,7 +63,7 @@ class Case:
 
     def pixels(self, *names: str) -> torch.Tensor:
         pictures = [open_picture(look_at(self.folder, name)) for name in names]
-        return self.family.image_processor(self.model_folder).pixels(pictures)
+        return self.family.image_processor(self.model_folder).pixels([pictures])
 
     def expanded(self, ids: list[int], mark: int = IMAGE_ID) -> list[int]:
         """The ids with a place for each feature where one mark stands for a picture."""
