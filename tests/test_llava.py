@@ -530,3 +530,18 @@ def test_an_exported_result_is_sealed_and_keeps_its_template(ftx: Any, pictured:
     assert talks[0].stop_ids == talks[1].stop_ids
     answers = [talk.ask("Which colour?", Sampling(4), images=[tmp_path / "red.png"]).text for talk in talks]
     assert answers[0] == answers[1]
+
+
+def test_chat_and_merge_take_the_familys_options(ftx: Any, pictured: Path, tmp_path: Path) -> None:
+    """An XTuner folder is asked as it is, and a tower that has moved since the training is named anew."""
+    bases = ("--set", f"family.language_model={LLAMA}", "--set", f"family.vision_tower={CLIP}")
+    asked = ("--once", "Which colour?", "--image", tmp_path / "red.png", "--max-new-tokens", 3)
+    result = ftx("chat", XTUNER, "--plugin", "llava", *bases, *asked, "--json")
+    assert result.code == 0 and result.events[-1]["tokens"] == 3, result.err
+    shutil.copytree(CLIP, tmp_path / "tower")
+    train(ftx, LLAMA, pictured, tmp_path / "run", "projector", "--set", "family.vision_tower=tower", "--max-steps", 1)
+    shutil.move(tmp_path / "tower", tmp_path / "moved")
+    assert "family.vision_tower:" in ftx("merge", tmp_path / "run").err
+    assert ftx("chat", tmp_path / "run", "--set", "family.vision_tower=moved", *asked).code == 0
+    assert ftx("merge", tmp_path / "run", "--set", "family.vision_tower=moved").code == 0
+    assert "write it as family.a=value" in ftx("merge", tmp_path / "run", "--set", "pad=none").err

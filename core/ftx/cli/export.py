@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from ftx.cli.options import family_options, given_family
 from ftx.console import Console
-from ftx.errors import RecipeError
 from ftx.plugins import Registry
 
 
@@ -15,8 +15,7 @@ from ftx.plugins import Registry
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--layout", required=True, metavar="NAME", help="The layout to write; the family's layouts.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the result.")
-@click.option("--plugin", "--family", "family", default="auto", metavar="NAME", help="Model family; default: found.")
-@click.option("--set", "settings", multiple=True, metavar="family.A=B", help="An option of the family.")
+@family_options
 @click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")
 @click.pass_obj
 def export(
@@ -24,20 +23,13 @@ def export(
     path: Path,
     layout: str,
     out: Path,
-    family: str,
+    family: str | None,
     settings: tuple[str, ...],
     json_lines: bool,
 ) -> None:
     """Write the whole model in PATH (a folder, a merged or full result, a run) in another layout, bit for bit."""
     from ftx.export.convert import export as write_layout
-    from ftx.recipe import parse_value
 
-    options = {"name": family}
-    for setting in settings:
-        dotted, equals, value = setting.partition("=")
-        if not equals or not dotted.startswith("family."):
-            raise RecipeError(f"--set {setting}: write it as family.a=value")
-        options[dotted.removeprefix("family.")] = parse_value(value)
-    write_layout(path, layout, out, options, registry)
+    write_layout(path, layout, out, given_family(family, settings), registry)
     console = Console(json_lines=json_lines)
     console.event({"event": "exported", "folder": str(out), "layout": layout})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftx.artifact import Artifact, seal
+from ftx.artifact import Artifact, family_of, seal
 from ftx.atomic import whole_folder
 from ftx.errors import ModelError, RecipeError, did_you_mean
 from ftx.plan import find_family
@@ -20,7 +20,7 @@ SEALED_ANEW = ("kind", "created", "versions", "files")
 def export(path: Path, layout: str, out: Path, options: Mapping[str, Any], registry: Registry) -> None:
     """Write the model in `path`, a folder, a whole artefact or a run, into `out`; what was sealed is sealed again.
 
-    `options` are the family's name and options for a folder that is no artefact. Raises RecipeError for a layout that
+    `options` are the family's name and options, over those that an artefact has. Raises RecipeError for a layout that
     the family does not write, an `out` that exists, an adapter; ModelError; VerificationError for a changed artefact.
     """
     if not path.is_dir():
@@ -31,7 +31,7 @@ def export(path: Path, layout: str, out: Path, options: Mapping[str, Any], regis
     source = artifact.folder if artifact else path
     if (source / "adapter_config.json").is_file():
         raise RecipeError(f"{source} is an adapter; merge it first: ftx merge {path}")
-    family = find_family(artifact.plan["family"] if artifact else options, source, registry)
+    family = find_family({**family_of(artifact), **options}, source, registry)
     if not family.layouts:
         raise RecipeError(f"--layout: family {family.name} writes no layout but the model's own")
     if layout not in family.layouts:
