@@ -545,3 +545,52 @@ def test_chat_and_merge_take_the_familys_options(ftx: Any, pictured: Path, tmp_p
     assert ftx("chat", tmp_path / "run", "--set", "family.vision_tower=moved", *asked).code == 0
     assert ftx("merge", tmp_path / "run", "--set", "family.vision_tower=moved").code == 0
     assert "write it as family.a=value" in ftx("merge", tmp_path / "run", "--set", "pad=none").err
+
+
+def test_another_language_model_with_a_tied_head(ftx: Any, pictured: Path, tmp_path: Path) -> None:
+    from transformers import LlavaForConditionalGeneration
+
+    from test_natives import make
+
+    base = make("qwen2", tmp_path / "qwen2")
+    train(ftx, base, pictured, tmp_path / "run", "lora", "--set", f"family.vision_tower={CLIP}", "--max-steps", 1)
+    merged = ftx("merge", tmp_path / "run")
+    assert merged.code == 0, merged.err
+    assert ftx("export", tmp_path / "run", "--layout", "huggingface", "--out", tmp_path / "hf").code == 0
+    refused = ftx("export", tmp_path / "run", "--layout", "official", "--out", tmp_path / "official")
+    assert "the official layout is for Llama and InternLM2; export huggingface for qwen2" in " ".join(
+        refused.err.split()
+    )
+    ours = LLaVA().load(tmp_path / "run" / "merged", dtype=torch.float32, device="cpu", attention="eager")
+    plain = LlavaForConditionalGeneration.from_pretrained(str(tmp_path / "hf"), attn_implementation="eager")
+    pixels = torch.rand(1, 3, 56, 56)
+    ids = torch.tensor([[1, *[IMAGE_ID] * PLACES, 7, 8, 9]])
+    theirs = ids.masked_fill(ids == IMAGE_ID, plain.config.image_token_id)
+    logits = plain(input_ids=theirs, pixel_values=pixels).logits[..., :640]
+    assert (logits - ours(input_ids=ids, pixel_values=pixels).logits).abs().max() <= 5e-5
+
+
+def test_a_language_model_in_shards_keeps_them(tmp_path: Path) -> None:
+    """And a dynamic rope keeps no state, as in InternLM2 alone."""
+    base = copied(GOLDEN / "internlm2_dynamic", tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    (base / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for number, part in enumerate((names[:10], names[10:]), 1):
+        file = f"pytorch_model-{number:05}-of-00002.bin"
+        torch.save({name: tensors[name] for name in part}, base / file)
+        weight_map |= dict.fromkeys(part, file)
+    (base / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    out = whole_llava(tmp_path / "out", base)
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == tensors.keys()
+    assert sorted(path.name for path in out.glob("*.safetensors")) == [
+        f"model-{number:05}-of-00002.safetensors" for number in (1, 2)
+    ]
+    assert not (out / "projector" / "model.safetensors.index.json").exists()
+    model = LLaVA().load(out, dtype=torch.float32, device="cpu", attention="eager")
+    with torch.inference_mode():
+        before = model(input_ids=torch.arange(5, 15)[None]).logits
+        model(input_ids=torch.arange(5, 65)[None])
+        assert torch.equal(model(input_ids=torch.arange(5, 15)[None]).logits, before)

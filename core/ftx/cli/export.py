@@ -33,3 +33,4 @@ def export(
     write_layout(path, layout, out, given_family(family, settings), registry)
     console = Console(json_lines=json_lines)
     console.event({"event": "exported", "folder": str(out), "layout": layout})
+    console.say(f"{layout} layout in {out}")
