@@ -94,12 +94,12 @@ def language_values(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     kind = values.get("model_type")
+    if "quantization_config" in values:
+        raise ModelError(f"{where}: the language model is quantised; take the one it was made from")
     if kind == "internlm2":
         return checked_internlm2(dict(values), where)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(f"{where}: '{kind}' is neither internlm2 nor a language model that transformers has")
-    if "quantization_config" in values:
-        raise ModelError(f"{where}: the language model is quantised; take the one it was made from")
     if changed := [key for key in AFTER_THE_HEAD if values.get(key) not in (None, 1, 1.0)]:
         raise ModelError(f"{where}: {changed[0]} changes logits behind the head, as no LLaVA of transformers does")
     return dict(values)

@@ -19,6 +19,7 @@ from ftx_llava.checkpoint import Spanning
 from ftx_llava.companions import copy_companions
 from ftx_llava.config import native_config, places
 from ftx_llava.images import Prepared, read_preparation
+from ftx_llava.inspection import check_parts, skeleton_of_tower
 from ftx_llava.layout import LEVEL, PREFIXES, LlavaLayout
 from ftx_llava.stored import OPTIONS, Options, Stored, open_stored
 
@@ -65,8 +66,6 @@ class LLaVA(ModelFamily):
         stored = self.stored(folder)
         config = _config(stored)
         checkpoint = self.checkpoint(folder)
-        from ftx_llava.inspection import check_parts
-
         check_parts(config, checkpoint, _layout(stored, config))
         return ModelFacts(
             architecture="LlavaForConditionalGeneration",
@@ -160,8 +159,6 @@ def _config(stored: Stored) -> LlavaConfig:
 
 
 def _layout(stored: Stored, config: LlavaConfig) -> LlavaLayout:
-    from ftx_llava.inspection import skeleton_of_tower
-
     native = skeleton_of_tower(config.vision_config).state_dict()
     level = LEVEL if any(name.startswith(LEVEL) for name in native) else ""
     internlm2 = stored.text["model_type"] == "internlm2"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ftx import ModelError
 from ftx.checkpoint_files import Checkpoint, read_json
@@ -76,10 +76,11 @@ def open_stored(folder: Path, options: Options) -> Stored:
 def _huggingface(folder: Path, config: dict[str, Any], options: Options) -> Stored:
     where = str(folder / "config.json")
     whole = checked(HuggingFace, config, where)
+    quantised = {key: config[key] for key in ("quantization_config",) if key in config}
     return Stored(
         folder=folder,
         layout="huggingface",
-        text=language_values({"model_type": "llama", **whole.text_config}, f"{where}: text_config"),
+        text=language_values({"model_type": "llama", **whole.text_config, **quantised}, f"{where}: text_config"),
         vision=tower_values({"model_type": TOWERS[0], **whole.vision_config}, f"{where}: vision_config"),
         eyes=Eyes(
             whole.vision_feature_layer,
@@ -184,7 +185,7 @@ def _tower(folder: Path, prefix: str, adapter: Path | None = None) -> Source:
     return Source(Checkpoint.of(folder), prefix, LEVEL if whole else "", adapter)
 
 
-def _select(vision: Mapping[str, Any]) -> Any:
+def _select(vision: Mapping[str, Any]) -> Literal["default", "full"]:
     """XTuner's choice: CLIP's CLS is left out; SigLIP has none."""
     return "default" if vision["model_type"] == TOWERS[0] else "full"
 
