@@ -135,8 +135,9 @@ def _prepare(
         attention=train.attention,
         quantization=plan.method.quantization(dtype, plan.family),
     )
-    # With a cache, transformers would not tell packed samples apart; a model in parts keeps the setting with its text.
-    model.config.use_cache = model.config.get_text_config().use_cache = False
+    # A cache would hold every key, and keep transformers from telling packed samples apart.
+    for config in (model.config, model.config.get_text_config()):
+        config.use_cache = False
     model = plan.method.prepare(model, plan.family, weights)
     optimizer = torch.optim.AdamW(_trained(model), lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay)
     if accelerator.num_processes > 1:
