@@ -165,3 +165,18 @@ def test_template_and_stop_tokens_are_those_of_the_folder(ftx: Any, tmp_path: Pa
     data = write_rows(tmp_path / "rows.jsonl", 2)
     (plan,) = ftx("plan", "--model", model, "--data", data, "--json").events
     assert {"name": "tokenizer", "stop": "</s>", "stop_ids": [2, 9]}.items() <= plan["template"].items()
+
+
+def test_a_sentencepiece_model_begins_a_text_as_it_says(tmp_path: Path) -> None:
+    """Llama's puts a space before it, InternLM2's does not; tokenizer.json is not there to say so."""
+    from sentencepiece import SentencePieceProcessor
+
+    from ftx.pretrained import load_tokenizer
+
+    for folder in (TINY, TINY.parent / "llama_tiny"):
+        sentencepiece = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        tokenizer = load_tokenizer(folder)
+        for text in ("USER: hi", " two  spaces", "\nline", "你好"):
+            ids = tokenizer.encode_text(text)
+            assert ids == sentencepiece.encode(text), (folder.name, text)
+            assert tokenizer.decode(ids) == text

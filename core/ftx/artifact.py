@@ -84,6 +84,11 @@ class Artifact:
         return Artifact(folder, manifest)
 
 
+def family_of(artifact: Artifact | None) -> dict[str, Any]:
+    """Name and options of the family that an artefact was made with; of a plain folder it is to be found."""
+    return dict(artifact.plan["family"]) if artifact else {"name": "auto"}
+
+
 def _changed(folder: Path, name: str, size: int, sha256: str) -> str | None:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):

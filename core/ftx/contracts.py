@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from ftx.data.conversation import RowError
+from ftx.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -181,6 +182,8 @@ class ModelFamily(Part, ABC):
     kind = "family"
     # Parts of the native model that are trained each in its own way, and the prefix of their modules' names.
     parts: ClassVar[Mapping[str, str]] = {"language": ""}
+    # Layouts by name that `convert` can write.
+    layouts: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def inspect(self, folder: Path) -> ModelFacts:
@@ -225,6 +228,10 @@ class ModelFamily(Part, ABC):
         from ftx.artifact import copy_companions
 
         copy_companions(folder, out)
+
+    def convert(self, folder: Path, layout: str, out: Path) -> None:
+        """Write the folder's model, whole and bit for bit, into `out` in one of `layouts`. Raises ModelError."""
+        raise ModelError(f"{folder}: family {self.name} writes no layout but the model's own")
 
     @abstractmethod
     def lora_targets(self, model: PreTrainedModel) -> list[str]:

@@ -30,6 +30,7 @@ BUILTIN = (
     "ftx_methods",
     "ftx_internlm2",
     "ftx_internvl",
+    "ftx_llava",
     "ftx_transformers",
     "ftx_quickstart",
     "ftx_xtuner",

@@ -140,6 +140,8 @@ def load_tokenizer(folder: Path, **options: Any) -> Tokenizer:
     logging.set_verbosity_error()
     try:
         read = backend.from_pretrained(str(folder), local_files_only=True, **options)
+        if files[0].name == "tokenizer.model":
+            _begin_as_sentencepiece(read.backend_tokenizer, files[0])
         return Tokenizer(read, _content(folder, options))
     # The tokenizers library raises bare Exception for a broken file, sentencepiece RuntimeError: no narrower net holds.
     except Exception as error:
@@ -153,3 +155,17 @@ def _is_qwen2(folder: Path) -> bool:
     if not all((folder / name).is_file() for name in (*BYTE_PAIRS, "tokenizer_config.json")):
         return False
     return str(read_json(folder / "tokenizer_config.json").get("tokenizer_class")).startswith("Qwen2Tokenizer")
+
+
+def _begin_as_sentencepiece(backend: Any, model: Path) -> None:
+    """Put before a text the space that its sentencepiece model puts there, as Llama's does and transformers forgets."""
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import decoders, normalizers
+
+    space = "\u2581"
+    if not SentencePieceProcessor(model_file=str(model)).encode("a", out_type=str)[0].startswith(space):
+        return
+    if backend.encode("a", add_special_tokens=False).tokens[0].startswith(space):
+        return
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(space), backend.normalizer])
+    backend.decoder = decoders.Sequence([backend.decoder, decoders.Strip(" ", 1, 0)])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.adapters import attached
-from ftx.artifact import Artifact
+from ftx.artifact import Artifact, family_of
 from ftx.contracts import ImageProcessor, ModelFamily
 from ftx.data.conversation import IMAGE, Message, Picture, RowError
 from ftx.data.encode import refuse_strange_characters
@@ -176,14 +176,16 @@ def open_talk(
     registry: Registry,
     *,
     base: Path | None = None,
+    options: Mapping[str, Any] | None = None,
     template: str = "auto",
     other_template: bool = False,
     device: str = "auto",
 ) -> Talk:
     """Load whatever `path` is: a model folder, a sealed artefact, a run's folder, or a peft adapter.
 
-    An artefact is asked with the template it was trained with; `other_template` allows another. Raises ModelError,
-    VerificationError, and RecipeError for a template that it was not trained with.
+    An artefact is asked with the template it was trained with; `other_template` allows another. `options` are the
+    family's name and options, over those that an artefact has. Raises ModelError, VerificationError, and RecipeError
+    for a template that it was not trained with.
     """
     if not path.is_dir():
         raise ModelError(f"{path} does not exist or is no folder")
@@ -193,7 +195,7 @@ def open_talk(
         _refuse_other_template(artifact, template)
     adapter = (folder / "adapter_config.json").is_file()
     model_folder = (base or adapter_base(folder)) if adapter else folder
-    family = find_family(artifact.plan["family"] if artifact else {"name": "auto"}, model_folder, registry)
+    family = find_family({**family_of(artifact), **(options or {})}, model_folder, registry)
     if adapter and artifact and family.fingerprint(model_folder) != artifact.manifest["base"]["fingerprint"]:
         raise ModelError(f"{model_folder} is not the base this adapter was trained on (its weights differ)")
     family.inspect(model_folder)

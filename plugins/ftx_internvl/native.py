@@ -14,7 +14,6 @@ from ftx_internvl.config import Chat, native_config
 from ftx_internvl.tiles import MEAN, STD
 
 if TYPE_CHECKING:
-
     from ftx.checkpoint_files import Checkpoint
     from ftx.contracts import Layout
     from ftx.data.tokens import Tokenizer

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftx.cli.options import family_options, given_family
 from ftx.console import Console
 from ftx.plugins import Registry
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: greedy.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
+@family_options
 @click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")
 @click.pass_obj
 def chat(
@@ -47,6 +49,8 @@ def chat(
     temperature: float,
     top_p: float,
     seed: int,
+    family: str | None,
+    settings: tuple[str, ...],
     json_lines: bool,
 ) -> None:
     """Talk with the model in PATH: a model folder, a run, an adapter or a merged model.
@@ -57,7 +61,8 @@ def chat(
     from ftx.talk import Sampling, open_talk
 
     console = Console(json_lines=json_lines)
-    talk = open_talk(path, registry, base=base, template=template, other_template=other_template)
+    options = given_family(family, settings)
+    talk = open_talk(path, registry, base=base, options=options, template=template, other_template=other_template)
     talk.system = system_text(system_template) if system_template else system
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     if once is not None:

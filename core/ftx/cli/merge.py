@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ftx.cli.options import family_options, given_family
 from ftx.console import Console
 from ftx.plugins import Registry
 
@@ -14,13 +15,23 @@ from ftx.plugins import Registry
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--base", type=click.Path(path_type=Path), help="The base model, when it has moved.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the result; default: merged/ of the run.")
+@family_options
 @click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")
 @click.pass_obj
-def merge(registry: Registry, path: Path, base: Path | None, out: Path | None, json_lines: bool) -> None:
+def merge(
+    registry: Registry,
+    path: Path,
+    base: Path | None,
+    out: Path | None,
+    family: str | None,
+    settings: tuple[str, ...],
+    json_lines: bool,
+) -> None:
     """Merge the adapter of run or artefact PATH into its base, in the base's own layout and dtype."""
-    from ftx.artifact import Artifact
+    from ftx.artifact import Artifact, family_of
     from ftx.errors import ModelError
     from ftx.export.merge import merge as merge_adapter
+    from ftx.plan import find_family
 
     adapter = path / "adapter" if (path / "adapter").is_dir() else path
     artifact = Artifact.find(adapter)
@@ -29,5 +40,5 @@ def merge(registry: Registry, path: Path, base: Path | None, out: Path | None, j
     base = base or artifact.base
     if not base.is_dir():
         raise ModelError(f"the base model {base} is not there; give --base FOLDER")
-    family = registry.family(artifact.plan["family"]["name"])()
-    merge_adapter(artifact, family, base, out or artifact.folder.parent / "merged", Console(json_lines=json_lines))
+    model = find_family({**family_of(artifact), **given_family(family, settings)}, base, registry)
+    merge_adapter(artifact, model, base, out or artifact.folder.parent / "merged", Console(json_lines=json_lines))

@@ -50,6 +50,25 @@ def recipe_options(command: F) -> F:
     return click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")(command)
 
 
+def family_options(command: F) -> F:
+    """Add --plugin and --set for a family and its options, where no recipe says them."""
+    command = click.option(
+        "--set", "settings", multiple=True, metavar="family.A=B", help="An option of the family, as in a recipe."
+    )(command)
+    return click.option("--plugin", "--family", "family", metavar="NAME", help="Model family; default: found.")(command)
+
+
+def given_family(family: str | None, settings: tuple[str, ...]) -> dict[str, Any]:
+    """What --plugin and --set say of the family, its name and options; empty without them. Raises RecipeError."""
+    given: dict[str, Any] = {"name": family} if family else {}
+    for setting in settings:
+        dotted, equals, value = setting.partition("=")
+        if not equals or not dotted.startswith("family."):
+            raise RecipeError(f"--set {setting}: write it as family.a=value")
+        given[dotted.removeprefix("family.")] = parse_value(value)
+    return given
+
+
 def columns_option(text: str | None) -> dict[str, str] | None:
     """The mapping that --columns writes. Raises RecipeError."""
     if text is None:

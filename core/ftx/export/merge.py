@@ -19,6 +19,7 @@ from ftx.export.weights import write_shards
 if TYPE_CHECKING:
     import torch
 
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Features of peft adapters that change the model otherwise than by W + scale * B @ A.
 UNMERGEABLE = ("use_dora", "fan_in_fan_out", "lora_bias", "alora_invocation_tokens")
 
@@ -79,14 +80,13 @@ class Adapter:
     @staticmethod
     def read(folder: Path) -> Adapter:
         """Read peft's files. Raises ModelError for a feature that merging would lose."""
-        from safetensors.torch import load_file
-
         config = read_json(folder / "adapter_config.json")
         if config.get("peft_type") != "LORA":
             raise ModelError(f"{folder} is a {config.get('peft_type')} adapter; ftx merges LoRA")
         if used := [feature for feature in UNMERGEABLE if config.get(feature)]:
             raise ModelError(f"{folder} uses {', '.join(used)}, which cannot be merged yet")
-        tensors = load_file(folder / "adapter_model.safetensors")
+        weights = adapter_weights(folder)
+        tensors = weights.read(*weights.shards)
         saved = tuple(f".{module}." for module in config.get("modules_to_save") or ())
         factors, whole = {}, {}
         for name, tensor in tensors.items():
@@ -110,6 +110,14 @@ class Adapter:
         """scale * B @ A in float32, [out, in]."""
         a, b, scale = self.factors[name]
         return (b.float() @ a.float()) * scale
+
+
+def adapter_weights(folder: Path) -> Checkpoint:
+    """A peft adapter's stored tensors, safetensors or .bin. Raises ModelError."""
+    for name in ADAPTER_FILES:
+        if (folder / name).is_file():
+            return Checkpoint(folder, (name,))
+    raise ModelError(f"{folder} holds no adapter: neither {' nor '.join(ADAPTER_FILES)}")
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,8 @@ def export_weights(
 def write_shards(checkpoint: Checkpoint, out: Path, tensor: Callable[[str], torch.Tensor]) -> None:
     """Write `tensor(name)` for every stored name into `out`, one shard at a time, sharded as `checkpoint` is.
 
-    Rotary buffers of old exports are left out: they are computed. Raises OSError.
+    A shard "folder/file" goes into that folder, which gets an index of its own; there its tensors are named without
+    "folder/". Rotary buffers of old exports are left out: they are computed. Raises OSError.
     """
     from safetensors.torch import save_file
 
@@ -52,18 +54,37 @@ def write_shards(checkpoint: Checkpoint, out: Path, tensor: Callable[[str], torc
     for name, info in checkpoint.tensors.items():
         if not name.endswith("rotary_emb.inv_freq"):
             names[info.shard].append(name)
-    weight_map: dict[str, str] = {}
-    total = 0
+    written: dict[str, _Written] = {}
     for shard, stored in names.items():
-        file = _safetensors_name(shard)
+        below, slash, file = _safetensors_name(shard).rpartition("/")
+        (out / below).mkdir(parents=True, exist_ok=True)
         # A clone of its own for each, as shared or strided memory cannot be stored.
-        tensors = {name: tensor(name).detach().to("cpu").contiguous().clone() for name in stored}
-        save_file(tensors, out / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(stored, file)
-        total += sum(t.numel() * t.element_size() for t in tensors.values())
-    if set(weight_map.values()) != {"model.safetensors"}:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), "utf-8")
+        tensors = {
+            name.removeprefix(below + slash): tensor(name).detach().to("cpu").contiguous().clone() for name in stored
+        }
+        save_file(tensors, out / below / file, metadata={"format": "pt"})
+        written.setdefault(below, _Written()).add(file, tensors)
+    for below, shards in written.items():
+        shards.write_index(out / below)
+
+
+@dataclass
+class _Written:
+    """The shards written into a folder: the file of each tensor, and their bytes together."""
+
+    weight_map: dict[str, str] = field(default_factory=dict)
+    total: int = 0
+
+    def add(self, file: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.weight_map |= dict.fromkeys(tensors, file)
+        self.total += sum(t.numel() * t.element_size() for t in tensors.values())
+
+    def write_index(self, folder: Path) -> None:
+        """Write the index, unless all is in the one file that is found without it."""
+        if set(self.weight_map.values()) == {"model.safetensors"}:
+            return
+        index = {"metadata": {"total_size": self.total}, "weight_map": dict(sorted(self.weight_map.items()))}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), "utf-8")
 
 
 def _safetensors_name(shard: str) -> str:
