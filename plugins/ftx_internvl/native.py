@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ftx import ModelError
 from ftx.atomic import write_text
-from ftx.export.weights import write_tensors
+from ftx.export.weights import write_renamed
 from ftx_internvl.config import Chat, native_config
 from ftx_internvl.tiles import MEAN, STD
 
 if TYPE_CHECKING:
+    import torch
+
     from ftx.checkpoint_files import Checkpoint
     from ftx.contracts import Layout
     from ftx.data.tokens import Tokenizer
@@ -53,20 +55,17 @@ def write_native(
     `template` is the chat template in Jinja.
     """
     check_expressible(chat)
-    write_tensors(
-        checkpoint.shards,
-        lambda shard: {
-            hub_name(name): tensor
-            for stored, whole in checkpoint.read(shard).items()
-            if not stored.endswith("rotary_emb.inv_freq")
-            for name, tensor in layout.split(stored, whole).items()
-        },
-        out,
-    )
+    write_renamed(checkpoint, out, lambda stored, tensor: _renamed(stored, tensor, layout))
     dtypes = {info.dtype for info in checkpoint.tensors.values()}
     _write_json(out / "config.json", _config(chat, tokenizer, dtypes.pop() if len(dtypes) == 1 else None))
     _write_tokenizer(tokenizer, template, out)
     _write_processor(chat, out)
+
+
+def _renamed(stored: str, tensor: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
+    if stored.endswith("rotary_emb.inv_freq"):  # computed, not learnt
+        return {}
+    return {hub_name(name): part for name, part in layout.split(stored, tensor).items()}
 
 
 def hub_name(native: str) -> str:
@@ -78,7 +77,7 @@ def hub_name(native: str) -> str:
 
 
 def _config(chat: Chat, tokenizer: Tokenizer, dtype: str | None) -> dict[str, Any]:
-    config = native_config(chat, "config.json").to_dict()
+    config: dict[str, Any] = native_config(chat, "config.json").to_dict()
     for key in OWN_ATTRIBUTES:
         config.pop(key, None)
     config |= {

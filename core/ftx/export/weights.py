@@ -15,6 +15,8 @@ from ftx.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
+    Tensors = dict[str, torch.Tensor]
+
 
 def export_weights(
     native: Mapping[str, torch.Tensor], family: ModelFamily, source: Path, out: Path, *, keep_dtype: bool = False
@@ -48,8 +50,6 @@ def write_shards(checkpoint: Checkpoint, out: Path, tensor: Callable[[str], torc
     A shard "folder/file" goes into that folder, which gets an index of its own; there its tensors are named without
     "folder/". Rotary buffers of old exports are left out: they are computed. Raises OSError.
     """
-    from safetensors.torch import save_file
-
     names: dict[str, list[str]] = {shard: [] for shard in checkpoint.shards}
     for name, info in checkpoint.tensors.items():
         if not name.endswith("rotary_emb.inv_freq"):
@@ -57,34 +57,48 @@ def write_shards(checkpoint: Checkpoint, out: Path, tensor: Callable[[str], torc
     written: dict[str, _Written] = {}
     for shard, stored in names.items():
         below, slash, file = _safetensors_name(shard).rpartition("/")
-        (out / below).mkdir(parents=True, exist_ok=True)
-        # A clone of its own for each, as shared or strided memory cannot be stored.
-        tensors = {
-            name.removeprefix(below + slash): tensor(name).detach().to("cpu").contiguous().clone() for name in stored
-        }
-        save_file(tensors, out / below / file, metadata={"format": "pt"})
-        written.setdefault(below, _Written()).add(file, tensors)
-    for below, shards in written.items():
-        shards.write_index(out / below)
+        tensors = {name.removeprefix(below + slash): tensor(name) for name in stored}
+        written.setdefault(below, _Written(out / below)).add(file, tensors)
+    for shards in written.values():
+        shards.write_index()
+
+
+def write_renamed(checkpoint: Checkpoint, out: Path, renamed: Callable[[str, torch.Tensor], Tensors]) -> None:
+    """Write into `out` what `renamed` makes of each stored tensor, one shard at a time, sharded as `checkpoint` is."""
+    written = _Written(out)
+    for shard in checkpoint.shards:
+        made: Tensors = {}
+        for name, tensor in checkpoint.read(shard).items():
+            made |= renamed(name, tensor)
+        written.add(_safetensors_name(shard), made)
+    written.write_index()
 
 
 @dataclass
 class _Written:
-    """The shards written into a folder: the file of each tensor, and their bytes together."""
+    """The shards written into `folder`: the file of each tensor, and their bytes together."""
 
+    folder: Path
     weight_map: dict[str, str] = field(default_factory=dict)
     total: int = 0
 
     def add(self, file: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write a shard. Raises OSError."""
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # A clone of its own for each, as shared or strided memory cannot be stored.
+        own = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+        save_file(own, self.folder / file, metadata={"format": "pt"})
         self.weight_map |= dict.fromkeys(tensors, file)
         self.total += sum(t.numel() * t.element_size() for t in tensors.values())
 
-    def write_index(self, folder: Path) -> None:
+    def write_index(self) -> None:
         """Write the index, unless all is in the one file that is found without it."""
         if set(self.weight_map.values()) == {"model.safetensors"}:
             return
         index = {"metadata": {"total_size": self.total}, "weight_map": dict(sorted(self.weight_map.items()))}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), "utf-8")
+        (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), "utf-8")
 
 
 def _safetensors_name(shard: str) -> str:
