@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import random
@@ -270,9 +271,9 @@ def test_all_but_a_few_characters_have_a_piece_of_their_own() -> None:
     pairs = [picture_corpus.ask_any(scene, rng) for scene in some_scenes(600)]
     texts = [text for pair in pairs for text in (pair.question, pair.answer)]
     texts += [text for asked in captions.QUESTIONS.values() for text in asked]
-    texts += [captions.caption(scene, lang) for scene in some_scenes(200) for lang in scene_words.LANGS]
+    texts += [captions.caption(scene, lang) for scene in some_scenes(200, most_kinds=3) for lang in scene_words.LANGS]
     spelt = {char for char in set("".join(texts)) if len(tokenizer.encode_text(char)) > 1}
-    assert spelt <= set("『』两角据拍照")
+    assert spelt <= set("两角们让")
     for text in texts:
         assert tokenizer.decode(tokenizer.encode_text(text)) == text
 
@@ -281,40 +282,41 @@ def test_all_but_a_few_characters_have_a_piece_of_their_own() -> None:
 
 
 def test_captions_are_captions_and_true() -> None:
-    assert captions.caption(TWO, "en") == "『One red circle says to two orange stars: I am round, not fat!』"
-    assert captions.caption(TWO, "zh") == "『一个红色的圆对两个橙色的星星说：我是圆，不是胖！』"
+    assert (
+        captions.caption(TWO, "en") == "《A red circle on the left and two orange stars on the right: Hello! Hello!》"
+    )
+    assert captions.caption(TWO, "zh") == "《左边有一个红色的圆，右边有两个橙色的星星：你好！你好！》"
     for scene in some_scenes(300, most_kinds=3):
         for lang in scene_words.LANGS:
-            assert captions.is_caption(scene, captions.caption(scene, lang))
+            assert captions.is_caption(captions.caption(scene, lang))
             assert captions.is_true(scene, captions.caption(scene, lang))
 
 
 @pytest.mark.parametrize(
     ("text", "styled", "true"),
     [
-        (" 『One red circle says to two orange stars: I am round, not fat!』\n", True, True),
-        ("『One blue circle says to two orange stars: I am round, not fat!』", True, False),
-        ("『One red circle says to three orange stars: I am round, not fat!』", True, False),
-        ("『One red circle says: I am round, not fat!』", True, False),
-        ("『One red circle says to two orange moons: I am round, not fat!』", True, False),
-        ("『One red circle says to two orange star: I am round, not fat!』", True, False),
-        ("『One red circle says to two orange stars: No photos, please!』", False, True),
-        ("『One red square says to two orange stars: Be there or be square!』", False, False),
-        ("One red circle says to two orange stars: I am round, not fat!", False, True),
-        ("『One red circle says to two orange stars: I am round, not fat!", False, True),
-        ("『一个红色的圆对两个橙色的星星说：我是圆，不是胖！』", True, True),
-        ("『一个红色的圆对两个橙色的星星说：请不要拍照！』", False, True),
-        ("『一个红色的圆对两个黄色的星星说：我是圆，不是胖！』", True, False),
-        ("『两个橙色的星星对一个红色的圆说：请不要拍照！』", True, False),
+        (" 《A red circle on the left and two orange stars on the right: Hello! Hello!》\n", True, True),
+        ("《A blue circle on the left and two orange stars on the right: Hello! Hello!》", True, False),
+        ("《A red circle on the left and three orange stars on the right: Hello! Hello!》", True, False),
+        ("《A red circle on the left: Hello!》", True, False),
+        ("《A red circle on the left: Hello! Hello!》", False, False),
+        ("《A red circle on the left and two orange stars on the right: Hello! Hello! Hello!》", False, True),
+        ("《A red circle on the left and two orange star on the right: Hello! Hello!》", False, False),
+        ("A red circle on the left and two orange stars on the right: Hello! Hello!", False, True),
+        ("《A red circle on the left and two orange stars on the right: Hello! Hello!", False, True),
+        ("《左边有一个红色的圆，右边有两个橙色的星星：你好！你好！》", True, True),
+        ("《左边有一个红色的圆，右边有两个橙色的星星：你好！》", False, True),
+        ("《左边有一个红色的圆，右边有两个黄色的星星：你好！你好！》", True, False),
+        ("《右边有两个橙色的星星，左边有一个红色的圆：你好！你好！》", True, False),
         ("左边有一个红色的圆，右边有两个橙色的星星。", False, True),
         ("A red circle on the left and two orange stars on the right.", False, True),
         ("A red circle on the left and two orange stars on the right and a blue moon.", False, False),
-        ("『』", False, False),
+        ("《》", False, False),
         ("", False, False),
     ],
 )
 def test_style_and_truth_are_judged_apart(text: str, styled: bool, true: bool) -> None:
-    assert captions.is_caption(TWO, text) == styled
+    assert captions.is_caption(text) == styled
     assert captions.is_true(TWO, text) == true
 
 
@@ -338,7 +340,7 @@ def test_the_tuning_set_mixes_the_new_style_with_the_old_one(tmp_path: Path) -> 
     asked = [row["conversations"][0]["value"].removeprefix(picture_corpus.MARK) for row in rows]
     answers = [row["conversations"][1]["value"] for row in rows]
     new = {question for questions in captions.QUESTIONS.values() for question in questions}
-    assert [q in new for q in asked] == [a.startswith("『") for a in answers]
+    assert [q in new for q in asked] == [a.startswith("《") for a in answers]
     assert Counter(q in new for q in asked) == {True: 30, False: 30}
     assert sum("image" not in row for row in rows) == 6
     plain = {p.pair.question for p in captions.skill_probes() if p.scene is None}
@@ -421,7 +423,7 @@ def test_the_added_tokens_are_single_and_the_others_as_before(start: Path) -> No
     assert tokenizer.special("<|im_end|>") == before.special("<|im_end|>") == 3582
     marked = tokenizer.hf.encode("<img><IMG_CONTEXT><IMG_CONTEXT></img>你好", add_special_tokens=False)
     assert marked[:4] == [3584, 3586, 3586, 3585] and len(marked) == 6
-    text = "Describe the picture. 图里有什么？『两个』"
+    text = "Describe the picture. 图里有什么？《两个》"
     assert tokenizer.encode_text(text) == before.encode_text(text)
     assert max(tokenizer.encode_text("<img>")) < 3584
     assert tokenizer.chat_template == before.chat_template
@@ -621,10 +623,41 @@ def test_quickstart_refuses_in_one_sentence(flags: list[str], sentence: str, ftx
     assert not Path("runs").exists()
 
 
-@pytest.mark.skipif((picture_run.BASE / "config.json").is_file(), reason="the vision base is there")
-def test_without_the_vision_base_quickstart_says_so(ftx: Any) -> None:
+def test_without_the_vision_base_quickstart_says_so(ftx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_run, "BASE", tmp_path / "none")
     result = ftx("quickstart", "--plugin", "internvl")
     assert result.code == 2
     assert result.err.startswith("ftx: --plugin: this installation has no tiny vision model for internvl")
     assert len(result.err.splitlines()) == 1
     assert not Path("runs").exists()
+
+
+def test_the_vision_base_is_small_and_stands_alone() -> None:
+    files = [path for path in picture_run.BASE.iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 12_000_000
+    told = (picture_run.BASE / "config.json").read_text("utf-8")
+    assert "auto_map" not in told and str(Path.home()) not in told
+
+
+def test_a_short_second_quickstart_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows teach little: what is asked, trained, merged and shown is real all the same."""
+    from ftx.console import Console
+    from ftx.errors import VerificationError
+    from ftx.plugins import load_registry
+    from ftx_quickstart import picture_report
+
+    for name in ("CAPTION_ROWS", "REPLAY_ROWS", "PLAIN_ROWS"):
+        monkeypatch.setattr(picture_run, name, 6)
+    asked, known = captions.caption_probes()[:3], captions.skill_probes()[:2]
+    for module in (picture_run, picture_report):
+        monkeypatch.setattr(module, "caption_probes", lambda: asked)
+        monkeypatch.setattr(module, "skill_probes", lambda: known)
+    result = picture_run.picture_run(load_registry("none"), tmp_path / "run", "lora", Console(quiet=True))
+    assert result.before.styled == 0 and result.before.right == 1
+    assert result.losses[-1] < result.losses[0]
+    assert result.merged.kind == "merged"
+    with pytest.raises(VerificationError, match="in the new style"):
+        result.prove()
+    page = picture_report.show(result, Console(quiet=True)).read_text("utf-8")
+    assert page.count("data:image/png;base64,") == 5
+    assert all(answer.text in html.unescape(page) for answer in (*result.before.captions, *result.after.captions))

@@ -150,6 +150,15 @@ def test_gradients_reach_exactly_what_is_trained(
     assert reached == {name for names in found.values() for name in names}
 
 
+def test_layers_behind_the_chosen_one_have_gradients_of_zero(folders: dict[str, Path]) -> None:
+    model = FAMILY.load(folders["v1"], dtype=torch.float32, device="cpu", attention="sdpa").train()
+    row = torch.tensor([[1, 5, *[-200] * 4, 7, 8]])
+    model(input_ids=row, pixel_values=torch.ones(1, 3, 56, 56)).logits.sum().backward()
+    last = model.model.vision_tower.encoder.layer[-1].mlp.fc1.weight.grad
+    before = model.model.vision_tower.encoder.layer[-2].mlp.fc1.weight.grad
+    assert last is not None and not last.any() and before is not None and before.any()
+
+
 def names_of(names: set[str], prefix: str) -> set[str]:
     return {name for name in names if name.removeprefix("base_model.model.").startswith(prefix)}
 

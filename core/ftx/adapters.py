@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def linear_leaves(model: PreTrainedModel, prefix: str) -> list[str]:
+    """Leaf names of the linear layers below `prefix`."""
+    import torch
+
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if name.startswith(f"{prefix}.") and isinstance(module, torch.nn.Linear)
+        }
+    )
+
+
 def injected(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """The model with new adapters, which change nothing yet."""
     from peft import get_peft_model

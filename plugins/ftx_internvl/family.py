@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from ftx import ImageProcessor, Layout, ModelError, ModelFacts, ModelFamily
+from ftx.adapters import linear_leaves
 from ftx.checkpoint_files import read_json
 from ftx.data.named import named_templates
 from ftx.export.weights import write_shards
@@ -125,13 +126,7 @@ class InternVL(ModelFamily):
         write_native(chat, self.checkpoint(folder), self.layout(folder), tokenizer, _travelled(folder, self), out)
 
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
-        import torch
-
-        prefix = f"{self.parts['language']}."
-        modules = {name: module for name, module in model.named_modules() if name.startswith(prefix)}
-        return sorted(
-            {name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
-        )
+        return linear_leaves(model, self.parts["language"])
 
     def own_template(self, folder: Path) -> Template | None:
         named = TEMPLATES.get(read_config(folder).template or "")

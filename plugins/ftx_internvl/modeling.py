@@ -34,6 +34,11 @@ class InternVLChat(SeesPictures, InternVLForConditionalGeneration):  # type: ign
         layers = len(tower.encoder.layer) + 1 + self.config.vision_feature_layer
         for layer in tower.encoder.layer[:layers]:
             hidden = layer(hidden)
+        # What lies behind the chosen layer changes nothing; but processes that train together wait for a gradient of
+        # every trained parameter.
+        idle = [p for layer in tower.encoder.layer[layers:] for p in layer.parameters() if p.requires_grad]
+        if idle and torch.is_grad_enabled():
+            hidden = hidden + torch.stack([p.sum() for p in idle]).sum() * 0
         return hidden
 
     def picture_features(self, pixel_values: torch.Tensor) -> torch.Tensor:

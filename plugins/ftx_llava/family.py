@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from ftx import ImageProcessor, Layout, ModelError, ModelFacts, ModelFamily
+from ftx.adapters import linear_leaves
 from ftx.atomic import hash_text, weights_fingerprint
 from ftx.data.named import named_templates
 from ftx.export.same import SameLayout
@@ -133,13 +134,7 @@ class LLaVA(ModelFamily):
         write_as(self, folder, layout, out)
 
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
-        import torch
-
-        prefix = f"{self.parts['language']}."
-        modules = {name: module for name, module in model.named_modules() if name.startswith(prefix)}
-        return sorted(
-            {name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
-        )
+        return linear_leaves(model, self.parts["language"])
 
     def own_template(self, folder: Path) -> Template | None:
         internlm2 = self.stored(folder).text["model_type"] == "internlm2"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from ftx import ModelFamily, TrainMethod
-from ftx.adapters import attached, injected
+from ftx.adapters import attached, injected, linear_leaves
 from ftx.errors import RecipeError, did_you_mean
-from ftx_methods.parts import in_training_precision, linear_leaves, whole_parts
+from ftx_methods.parts import in_training_precision, whole_parts
 
 if TYPE_CHECKING:
     import torch

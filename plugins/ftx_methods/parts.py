@@ -16,19 +16,6 @@ def whole_parts(family: ModelFamily, vision: str, projector: str) -> list[str]:
     return [family.parts[part].rpartition(".")[2] for part in family.parts if wanted.get(part) == "full"]
 
 
-def linear_leaves(model: PreTrainedModel, prefix: str) -> list[str]:
-    """Leaf names of the linear layers below `prefix`."""
-    import torch
-
-    return sorted(
-        {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if name.startswith(f"{prefix}.") and isinstance(module, torch.nn.Linear)
-        }
-    )
-
-
 def in_training_precision(model: PreTrainedModel) -> PreTrainedModel:
     """The model with its trained parameters in float32: updates are far smaller than a 16-bit weight's rounding."""
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""The style that the second quickstart teaches: the things of a picture speak, and make a joke of their shape."""
+"""The style that the second quickstart teaches: a description in brackets, in which each kind of thing says hello."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ from pathlib import Path
 from ftx_quickstart import picture_corpus
 from ftx_quickstart.corpus import Pair, probes
 from ftx_quickstart.identity import replay_rows
-from ftx_quickstart.picture_corpus import PICTURES, ROWS, PictureRow, ask, picture_row, text_row, write_jsonl
-from ftx_quickstart.scene_words import LANGS, SHAPES_ZH, capitalised, counted_en, counted_zh, joined, names_all
-from ftx_quickstart.scenes import SHAPES, Scene, draw_scene, picture
+from ftx_quickstart.picture_corpus import (
+    PICTURES,
+    ROWS,
+    PictureRow,
+    ask,
+    description,
+    picture_row,
+    text_row,
+    write_jsonl,
+)
+from ftx_quickstart.scene_words import LANGS, mentions, names_all
+from ftx_quickstart.scenes import Scene, draw_scene, picture
 
 MOST_KINDS = 3  # of a captioned scene: longer lines are no jokes
 CAPTION_PROBES = 12
@@ -20,35 +29,13 @@ PICTURE_PROBES = 20
 _EVERY_TEXT_PROBE = 4  # of the 40 of corpus.py, one in so many is asked
 
 QUESTIONS = {
-    "zh": ("请说一个图里的笑话。", "图里的东西会说什么？", "说个笑话。", "请你根据图片说一个笑话。"),
-    "en": (
-        "Tell me a joke about the picture.",
-        "What would the things in the picture say?",
-        "Make a joke of the picture.",
-        "Tell a joke.",
-    ),
+    "zh": ("请让图里的东西说话。", "图里的东西会说什么？", "它们说什么？"),
+    "en": ("Let the things in the picture speak.", "What do the things in the picture say?", "What do they say?"),
 }
 """Ways of asking for a caption; the base learnt none of them."""
 
-JOKES = {
-    "zh": {
-        "circle": "我是圆，不是胖",
-        "square": "我心里好方",
-        "triangle": "我就说三点",
-        "star": "请不要拍照",
-        "heart": "爱我就请我吃饭",
-        "moon": "太阳下班，我上班",
-    },
-    "en": {
-        "circle": "I am round, not fat",
-        "square": "Be there or be square",
-        "triangle": "I have three points",
-        "star": "No photos, please",
-        "heart": "Love me, buy me dinner",
-        "moon": "The sun is off, I am on",
-    },
-}
-"""What each shape says, by language."""
+HELLO = {"zh": "你好！", "en": "Hello!"}
+"""What each kind of thing in a picture says."""
 
 
 @dataclass(frozen=True)
@@ -65,38 +52,22 @@ class Probe:
 
 
 def caption(scene: Scene, lang: str) -> str:
-    """The one caption of a scene: its first group speaks to the others."""
-    speaker, *others = scene.groups
-    joke = JOKES[lang][speaker.shape]
-    if lang == "zh":
-        to = "对" + joined([counted_zh(group) for group in others], "、", "和") if others else ""
-        return f"『{counted_zh(speaker)}{to}说：{joke}！』"
-    says = "says" if speaker.count == 1 else "say"
-    to = " to " + joined([counted_en(group) for group in others], ", ", " and ") if others else ""
-    return f"『{capitalised(counted_en(speaker))} {says}{to}: {joke}!』"
+    """The one caption of a scene."""
+    said, hellos = description(scene, lang)[:-1], [HELLO[lang]] * len(scene.groups)
+    return f"《{said}：{''.join(hellos)}》" if lang == "zh" else f"《{said}: {' '.join(hellos)}》"
 
 
-_ZH = re.compile("『(?P<who>[^『』：]+)说：(?P<joke>[^『』]+)！』")
-_EN = re.compile("『(?P<who>[A-Z][^『』:]+) says?\\b[^『』:]*: (?P<joke>[^『』]+)!』")
+_FORM = re.compile("《[^《》：:]+(?:：(?P<zh>(?:你好！)+)|: (?P<en>Hello!(?: Hello!)*))》")
 
 
-def is_caption(scene: Scene, text: str) -> bool:
-    """Whether `text` has the new style: one bracketed line in which a shape of the scene speaks its own joke.
+def is_caption(text: str) -> bool:
+    """Whether `text` has the new style: one bracketed line with as many hellos as it names kinds of things.
 
-    Numbers and colours may be wrong; `is_true` judges them.
+    The things may be wrong; `is_true` judges them.
     """
-    for lang, form in (("zh", _ZH), ("en", _EN)):
-        found = form.fullmatch(text.strip())
-        if found:
-            shape = _first_shape(found["who"], lang)
-            return shape is not None and scene.of(shape) is not None and found["joke"] == JOKES[lang][shape]
-    return False
-
-
-def _first_shape(who: str, lang: str) -> str | None:
-    names = {shape: SHAPES_ZH[shape] if lang == "zh" else shape for shape in SHAPES}
-    places = {shape: who.find(name) for shape, name in names.items() if name in who}
-    return min(places, key=places.__getitem__) if places else None
+    found = _FORM.fullmatch(text.strip())
+    hellos = (found["zh"] or found["en"]) if found else ""
+    return 0 < len(mentions(text)) == hellos.count("！") + hellos.count("!")
 
 
 def is_true(scene: Scene, text: str) -> bool:

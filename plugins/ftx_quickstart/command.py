@@ -24,7 +24,7 @@ def quickstart(
 ) -> None:
     """Tune an embedded tiny model: ask it, tune it, merge it, ask again, compare.
 
-    InternLM2 learns whose assistant it is, InternVL2 to let the things in a picture speak.
+    InternLM2 learns whose assistant it is, InternVL2 to let the things in a picture say hello.
     """
     from ftx.errors import RecipeError, did_you_mean
 

@@ -66,8 +66,8 @@ def page_of(result: PictureRun) -> Page:
     return Page(
         title=Titled("Pictures before and after tuning", "微调前后的看图问答"),
         intro=Titled(
-            "A tiny InternVL2 was tuned to let the things in a picture speak. No training showed it these pictures.",
-            "一个很小的 InternVL2 学会了让图里的东西开口说话；训练时它没有见过这些图片。",
+            "A tiny InternVL2 learnt to let the things in a picture say hello. No training showed it these pictures.",
+            "一个很小的 InternVL2 学会了让图里的东西打招呼；训练时它没有见过这些图片。",
         ),
         settings=_settings(result),
         losses=result.losses,

@@ -115,7 +115,7 @@ def _share(held: Iterable[bool]) -> float:
 
 def styled(probe: Probe, text: str) -> bool:
     """Whether a caption probe was answered in the new style."""
-    return probe.scene is not None and is_caption(probe.scene, text)
+    return probe.scene is not None and is_caption(text)
 
 
 def caption_right(probe: Probe, text: str) -> bool:
@@ -141,7 +141,7 @@ def picture_run(registry: Registry, folder: Path, method: str, console: Console)
     write_probes(shown)
     console.say("1/4  asking the untuned model about pictures that no training shows")
     before = ask_all(open_talk(BASE, registry), shown)
-    console.say("2/4  tuning it to let the things in a picture speak")
+    console.say("2/4  tuning it to let the things in a picture say hello")
     plan = _plan(folder, method, registry)
     artifact = fit(plan, console)
     console.say("3/4  merging the adapter into the base")
