@@ -239,7 +239,9 @@ def test_memory_that_runs_out_ends_with_advice(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(loop, "_loss_sum", full)
-    with pytest.raises(FtxError, match=r"not enough memory; try train\.micro_batch_size below 4") as caught:
+    with pytest.raises(
+        FtxError, match=r"not enough memory; try --set train\.activation_checkpointing=true, or train\.micro_batch"
+    ) as caught:
         fit(plan_for(tiny, rows, tmp_path / "run"))
     assert caught.value.exit_code == 4
 

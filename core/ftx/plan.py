@@ -165,6 +165,8 @@ class Plan:
             "system": one.system,
             "columns": one.columns,
             "sha256": self.prepared.hashes[index],
+            # of the samples with their pictures, which the rows only name
+            **({"samples_sha256": self.prepared.digests[index]} if ledgers else {}),
             **({"commit": commit} if (commit := one.source.resolved()) else {}),
             **({"rows": ledgers[index].as_dict()} if ledgers else {}),
         }

@@ -1,4 +1,4 @@
-"""The style that the second quickstart teaches: a description in brackets, in which each kind of thing says hello."""
+"""The style that the second quickstart teaches: a description in brackets, after which its things say hello."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUESTIONS = {
 """Ways of asking for a caption; the base learnt none of them."""
 
 HELLO = {"zh": "你好！", "en": "Hello!"}
-"""What each kind of thing in a picture says."""
+"""What the things in a picture say."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,19 @@ class Probe:
 
 def caption(scene: Scene, lang: str) -> str:
     """The one caption of a scene."""
-    said, hellos = description(scene, lang)[:-1], [HELLO[lang]] * len(scene.groups)
-    return f"《{said}：{''.join(hellos)}》" if lang == "zh" else f"《{said}: {' '.join(hellos)}》"
+    colon = "：" if lang == "zh" else ": "
+    return f"《{description(scene, lang)[:-1]}{colon}{HELLO[lang]}》"
 
 
-_FORM = re.compile("《[^《》：:]+(?:：(?P<zh>(?:你好！)+)|: (?P<en>Hello!(?: Hello!)*))》")
+_FORM = re.compile(f"《[^《》：:]+(?:：{HELLO['zh']}|: {HELLO['en']})》")
 
 
 def is_caption(text: str) -> bool:
-    """Whether `text` has the new style: one bracketed line with as many hellos as it names kinds of things.
+    """Whether `text` has the new style: one bracketed line of things that say hello.
 
     The things may be wrong; `is_true` judges them.
     """
-    found = _FORM.fullmatch(text.strip())
-    hellos = (found["zh"] or found["en"]) if found else ""
-    return 0 < len(mentions(text)) == hellos.count("！") + hellos.count("!")
+    return _FORM.fullmatch(text.strip()) is not None and bool(mentions(text))
 
 
 def is_true(scene: Scene, text: str) -> bool:
