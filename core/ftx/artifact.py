@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ftx.atomic import sha256_of, write_text
+from ftx.checkpoint_files import TOKENIZER_FILES
 from ftx.errors import ModelError, VerificationError
 
 MANIFEST = "ftx.json"
@@ -23,13 +24,7 @@ COMPANIONS = (
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
+    *TOKENIZER_FILES,
 )
 
 

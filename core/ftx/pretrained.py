@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.atomic import hash_text, sha256_of
+from ftx.checkpoint_files import TOKENIZER_FILES, read_json
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError
 
@@ -99,16 +100,6 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
-# All that decides how a folder's text becomes ids.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 BYTE_PAIRS = ("vocab.json", "merges.txt")  # Qwen2's, where there is no tokenizer.json
 
 
@@ -150,7 +141,6 @@ def load_tokenizer(folder: Path, **options: Any) -> Tokenizer:
 
 def _is_qwen2(folder: Path) -> bool:
     """Whether the folder has Qwen2's tokenizer in its two files, whose way of cutting words transformers knows."""
-    from ftx.checkpoint_files import read_json
 
     if not all((folder / name).is_file() for name in (*BYTE_PAIRS, "tokenizer_config.json")):
         return False

@@ -7,7 +7,6 @@ operations gives the same bits. Merging into the base's own dtype rounds but onc
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,16 +55,8 @@ def write_merged(trained: Trained, base: Checkpoint, out: Path, dtype: str | Non
     import torch
 
     target = getattr(torch, dtype) if dtype else None
-    held: dict[str, Mapping[str, torch.Tensor]] = {}
-
-    def tensor(name: str) -> torch.Tensor:
-        shard = base.tensors[name].shard
-        if shard not in held:
-            held.clear()
-            held[shard] = base.read(shard)
-        return merged_tensor(name, held[shard][name], trained, target)
-
-    write_shards(base, out, tensor)
+    read = base.reader()
+    write_shards(base, out, lambda name: merged_tensor(name, read(name), trained, target))
 
 
 def set_dtype(folder: Path, dtype: str) -> None:
