@@ -23,16 +23,16 @@ from ftx_quickstart.first_run import quoted
 from ftx_quickstart.scenes import picture
 
 BASE = Path(__file__).parent / "vision_base"
-CAPTION_ROWS = 240
-REPLAY_ROWS = 200
+CAPTION_ROWS = 200
+REPLAY_ROWS = 120
 PLAIN_ROWS = 40
 ENOUGH_CAPTIONS = 0.75  # share of the caption probes that must be answered in the new style
-ENOUGH_TRUE = 0.5  # share of them whose numbers, colours and shapes must all be right
+ENOUGH_TRUE = 0.4  # share of them whose numbers, colours and shapes must all be right
 ENOUGH_KEPT = 0.8  # share of the skills known before that must be left
 
 # method -> its options and rate
 SETTINGS = {
-    "lora": ("{name: lora, rank: 16}", 2e-3),
+    "lora": ("{name: lora, rank: 16, dropout: 0.0, projector: frozen}", 2e-3),
     "full": ("{name: full}", 2e-4),
 }
 
