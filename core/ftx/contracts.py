@@ -182,6 +182,10 @@ class ModelFamily(Part, ABC):
     # Parts of the native model that are trained each in its own way, and the prefix of their modules' names.
     parts: ClassVar[Mapping[str, str]] = {"language": ""}
 
+    def for_folder(self, folder: Path) -> ModelFamily:
+        """This family, or the one of the same plugin that the folder's model is rather of. Raises ModelError."""
+        return self
+
     @abstractmethod
     def inspect(self, folder: Path) -> ModelFacts:
         """Check the folder and say what it holds. Raises ModelError; loads no tensor."""
