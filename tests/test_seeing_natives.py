@@ -19,6 +19,7 @@ from ftx import ModelError
 from ftx.data.template import IMAGE_ID
 from ftx.export.weights import export_weights
 from ftx.run import losses
+from ftx_transformers.modeling import prove_sight
 from ftx_transformers.pictures import NativePictures
 from ftx_transformers.seeing import TransformersVision
 from picture_rows import write_picture_rows
@@ -65,6 +66,52 @@ def test_a_row_means_what_it_means_to_transformers(name: str, folders: dict[str,
     assert float((found - expected).abs().max()) <= 1e-5
 
 
+@pytest.mark.parametrize("name", ["llava", "internvl", "gemma3"])
+def test_answers_are_those_of_transformers(name: str, folders: dict[str, Path]) -> None:
+    """Greedy, with a cache: the picture is seen once and remembered."""
+    eyes = FAMILY.image_processor(folders[name])
+    ids = torch.tensor([[1, 5, *eyes.lay_out([PICTURES[1][1]])[0], 9, 8]])
+    pixels = eyes.pixels([drawn()[1:2]])
+    plain = AutoModelForImageTextToText.from_pretrained(folders[name]).eval()
+    theirs = ids.masked_fill(ids == IMAGE_ID, plain.config.image_token_id)
+    marked = {"token_type_ids": (ids == IMAGE_ID).long()} if name == "gemma3" else {}
+    wanted = {"pixel_values": pixels, "attention_mask": torch.ones_like(ids), "max_new_tokens": 6, "do_sample": False}
+    expected = plain.generate(theirs, **wanted, **marked)
+    assert torch.equal(load(folders[name]).generate(ids, **wanted)[:, ids.shape[1] :], expected[:, ids.shape[1] :])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_pictures_attend_to_themselves_both_ways(attention: str, folders: dict[str, Path]) -> None:
+    folder = folders["gemma3"]
+    eyes = FAMILY.image_processor(folder)
+    model = FAMILY.load(folder, dtype=torch.float32, device="cpu", attention=attention)
+    pixels = eyes.pixels([drawn()[:2]])
+    placed = eyes.lay_out([(56, 56)])[0]
+    samples = [[1, 5, *placed, 9], [1, *placed, 7, 8, 11]]
+    positions = torch.tensor([[i for sample in samples for i in range(len(sample))]])
+    with torch.inference_mode():
+        packed = model(
+            input_ids=torch.tensor([[*samples[0], *samples[1]]]), pixel_values=pixels, position_ids=positions
+        ).logits
+        alone = [
+            model(input_ids=torch.tensor([s]), pixel_values=pixels[i : i + 1]).logits for i, s in enumerate(samples)
+        ]
+    assert float((packed - torch.cat(alone, 1)).abs().max()) <= 1e-5
+
+
+def test_an_unknown_kind_is_proven_as_it_is_loaded(folders: dict[str, Path]) -> None:
+    model = load(folders["llava"])
+    native = AutoModelForImageTextToText._model_mapping[type(model.config)]
+
+    class Brighter(native):  # type: ignore[misc, valid-type]
+        def forward(self, pixel_values: torch.Tensor, **rest: Any) -> Any:
+            return native.forward(self, pixel_values=pixel_values * 2, **rest)
+
+    prove_sight(model, native)
+    with pytest.raises(ModelError, match="a 'llava' model makes more of a picture than features at their places"):
+        prove_sight(model, Brighter)
+
+
 @pytest.mark.parametrize("name", ["llava", "llava_siglip", "aya_vision", "gemma3"])
 def test_places_and_pixels_are_those_of_the_processor(name: str, folders: dict[str, Path]) -> None:
     """Against the processor's own call on each picture, tokens around it included."""
@@ -97,7 +144,7 @@ def test_an_internvl_is_tiled_as_its_processor_says(folders: dict[str, Path]) ->
 
 def flags(folder: Path, rows: Path, method: str, *more: Any) -> list[Any]:
     rate = {"full": 3e-3, "projector": 1e-2}.get(method, 5e-3)
-    short = ["--max-steps", 6, "--global-batch-size", 6, "--micro-batch-size", 3, "--max-length", 400]
+    short = ["--max-steps", 4, "--global-batch-size", 6, "--micro-batch-size", 3, "--max-length", 400]
     return ["--model", folder, "--data", rows, "--method", method, "--lr", rate, *short, *more]
 
 
@@ -163,6 +210,7 @@ def test_vision_and_projector_are_trained_as_asked(
 ) -> None:
     rows = write_picture_rows(tmp_path / "data", 3)
     wanted = ["--set", "method.vision=lora", "--set", "method.projector=frozen", "--max-steps", 1, "--out", "run"]
+    wanted += ["--micro-batch-size", 1]  # the third row alone has no picture
     assert ftx("train", *flags(folders["llava"], rows, "lora", *wanted, "--plugin", "transformers")).code == 0
     tuned = set(load_file("run/adapter/adapter_model.safetensors"))
     assert {key.split(".")[3] for key in tuned} == {"language_model", "vision_tower"}

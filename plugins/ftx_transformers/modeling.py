@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ftx import ModelError
 from ftx.data.template import IMAGE_ID
 from ftx.vision import SeesPictures
 
@@ -91,3 +92,17 @@ def seeing_class(native: Any, *, both_ways: bool) -> type[PreTrainedModel]:
     """
     mixin = NativeSeesBothWays if both_ways else NativeSees
     return type(native.__name__, (mixin, native), {"__module__": native.__module__, "__doc__": native.__doc__})
+
+
+@torch.inference_mode()
+def prove_sight(model: Any, native: Any) -> None:
+    """Show `model` a random tile in ftx's way and in its class `native`'s. Raises ModelError where they differ."""
+    generator = torch.Generator().manual_seed(0)
+    tile = model.blank_tile() + torch.randn(1, 3, *model.tile, generator=generator).to(model.blank_tile())
+    places = model.picture_features(tile).shape[1]
+    ids = torch.tensor([[0, *[IMAGE_ID] * places, 1]], device=tile.device)
+    written = ids.masked_fill(ids == IMAGE_ID, model.config.image_token_id)
+    ours = model(input_ids=ids, pixel_values=tile).logits
+    theirs = native.forward(model, input_ids=written, pixel_values=tile).logits
+    if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+        raise ModelError(f"a '{model.config.model_type}' model makes more of a picture than features at their places")

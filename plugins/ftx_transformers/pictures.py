@@ -98,7 +98,8 @@ class NativePictures(ImageProcessor):
 
 def open_processor(folder: Path, config: PreTrainedConfig) -> Any:
     """The folder's image processor, on Pillow and without remote code. Raises ModelError."""
-    from transformers import AutoImageProcessor
+    # transformers 5.17 gives it out at the top only where there is torchvision.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -109,16 +110,17 @@ def open_processor(folder: Path, config: PreTrainedConfig) -> Any:
     # Each processor checks its values in its own way.
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise ModelError(
-            f"{folder} has no image processor that can be read (preprocessor_config.json): {str(error).splitlines()[0]}"
+            f"{folder} has no image processor that can be read (preprocessor_config.json): {_said(error)}"
         ) from None
 
 
-def call_options(config: PreTrainedConfig) -> dict[str, Any]:
-    """What the model's processor gives to its image processor over the folder's own settings."""
+def call_options(processor: Any, config: PreTrainedConfig) -> dict[str, Any]:
+    """What the model's whole processor sets in its image processor, whatever the folder's own settings."""
     found = _processor_class(config)
     own = getattr(found, "images_kwargs", None)
     declared = getattr(getattr(found, "valid_processor_kwargs", None), "_defaults", {})  # where 5.17 has them
-    return dict(own or declared.get("images_kwargs", {}))
+    given = own or declared.get("images_kwargs", {})
+    return {name: value for name, value in given.items() if hasattr(processor, name)}
 
 
 def tile_of(processor: Any, config: PreTrainedConfig) -> tuple[int, int]:
@@ -141,7 +143,7 @@ def native_pictures(folder: Path, native: PreTrainedModel, tokenizer: Tokenizer)
     ids = [_token(tokenizer, folder, text) for text in around or ()]
     eyes = NativePictures(
         processor=processor,
-        options=call_options(config),
+        options=call_options(processor, config),
         places=_places(native, tile_of(processor, config)),
         image_token=int(config.image_token_id),
         begin=tuple(ids[:1]),
@@ -159,12 +161,12 @@ def _probed(processor: Any, config: PreTrainedConfig) -> list[NDArray[np.float32
     """The tiles of blank pictures of the sizes in PROBES. Raises ModelError."""
     from PIL import Image
 
-    options = call_options(config)
+    options = call_options(processor, config)
     try:
         return [_cut(processor, [Image.new("RGB", size)], options) for size in PROBES]
     # Settings are used unchecked by most processors.
     except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise ModelError(f"preprocessor_config.json cannot be used: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"preprocessor_config.json cannot be used: {_said(error)}") from None
 
 
 def _cut(processor: Any, pictures: Sequence[Image.Image], options: Mapping[str, Any]) -> NDArray[np.float32]:
@@ -187,7 +189,7 @@ def _places(native: PreTrainedModel, tile: tuple[int, int]) -> int:
     except (ValueError, RuntimeError) as error:
         raise ModelError(
             f"the image processor gives tiles of {tile[0]} x {tile[1]} pixels, which the vision tower does not take: "
-            f"{str(error).splitlines()[0]}"
+            f"{_said(error)}"
         ) from None
     return int(found.shape[1])
 
@@ -198,6 +200,11 @@ def _token(tokenizer: Tokenizer, folder: Path, text: str) -> int:
     if number is None:
         raise ModelError(f"the tokenizer of {folder} has no special token {text}, which pictures need")
     return number
+
+
+def _said(error: Exception) -> str:
+    """What an error of transformers says, in one line."""
+    return " ".join(str(error).split())
 
 
 def _processor_class(config: PreTrainedConfig) -> Any:
@@ -217,4 +224,4 @@ def _whole_processor(folder: Path, images: Any, config: PreTrainedConfig, tokeni
         return found.from_args_and_dict([images, tokenizer.hf], read_json(settings) if settings.is_file() else {})
     # Each processor takes what it needs from the tokenizer in its own way.
     except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise ModelError(f"{folder}: no {found.__name__} can be made of it: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"{folder}: no {found.__name__} can be made of it: {_said(error)}") from None

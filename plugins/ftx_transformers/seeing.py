@@ -36,6 +36,7 @@ TAKEN = {
     "output_attentions",
     "output_hidden_states",
     "vision_feature_layer",
+    "vision_feature_layers",
     "vision_feature_select_strategy",
     "image_sizes",
     "mm_encoder_outputs",
@@ -44,6 +45,8 @@ TAKEN = {
 }
 # Where `token_type_ids` say no more than which tokens are a picture's; elsewhere they may divide prefix and answer.
 BOTH_WAYS = ("gemma3",)
+# Kinds whose rows are known to mean what they mean to transformers (tests/test_seeing_natives.py).
+KNOWN = ("llava", "vipllava", "internvl", "got_ocr2", "aya_vision", "gemma3")
 PROCESSOR = "processor_config.json"
 
 
@@ -51,7 +54,8 @@ class TransformersVision(Transformers):
     """LLaVA, InternVL, Gemma 3, Aya Vision and other models that see, as transformers has them, in its own layout.
 
     A model is read when its class takes pictures as one tensor of tiles of one size and puts their features at their
-    places. Template and stop tokens are those of the folder; what stands around a picture is the processor's.
+    places; of kinds that ftx does not know, each is shown a tile as it is loaded. Template and stop tokens are those of
+    the folder; what stands around a picture is the processor's.
     """
 
     name = "transformers_vision"
@@ -67,12 +71,15 @@ class TransformersVision(Transformers):
     def load(
         self, folder: Path, *, dtype: torch.dtype, device: str, attention: str, quantization: Any = None
     ) -> PreTrainedModel:
+        from ftx_transformers.modeling import prove_sight
         from ftx_transformers.pictures import open_processor, tile_of
 
         config = self._config(folder)
         tile = tile_of(open_processor(folder, config), config)
         model = super().load(folder, dtype=dtype, device=device, attention=attention, quantization=quantization)
         model.tile = tile
+        if config.model_type not in KNOWN:
+            prove_sight(model, _native(config))
         return model
 
     def image_processor(self, folder: Path) -> ImageProcessor:
