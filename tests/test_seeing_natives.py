@@ -142,6 +142,27 @@ def test_an_internvl_is_tiled_as_its_processor_says(folders: dict[str, Path]) ->
     assert eyes.pixels([[Image.new("RGB", (130, 60))]]).shape == (3, 3, 56, 56)
 
 
+@pytest.mark.parametrize("name", ["internvl", "aya_vision"])
+def test_tiles_are_the_users_choice(name: str, folders: dict[str, Path]) -> None:
+    eyes = TransformersVision(max_patches=2).image_processor(folders[name])
+    placed = eyes.lay_out([(300, 60), (300, 70)])
+    assert [row.count(IMAGE_ID) for row in placed] == [12, 12]
+    assert eyes.pixels([[Image.new("RGB", (300, 60))]]).shape == (3, 3, 56, 56)
+    with pytest.raises(ModelError, match="max_patches: the image processor of this 'llava' cuts no tiles"):
+        TransformersVision(max_patches=2).image_processor(folders["llava"])
+
+
+def test_a_processor_saved_whole_is_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As transformers 5 saves one: all settings in processor_config.json."""
+    model = shutil.copytree(folders["llava"], tmp_path / "model")
+    images = json.loads((model / "preprocessor_config.json").read_text())
+    (model / "preprocessor_config.json").unlink()
+    rewrite(model / "processor_config.json", image_processor=images, processor_class="LlavaProcessor")
+    whole, apart = FAMILY.image_processor(model), FAMILY.image_processor(folders["llava"])
+    assert torch.equal(whole.pixels([drawn()]), apart.pixels([drawn()]))
+    assert whole.key() == apart.key()
+
+
 def flags(folder: Path, rows: Path, method: str, *more: Any) -> list[Any]:
     rate = {"full": 3e-3, "projector": 1e-2}.get(method, 5e-3)
     short = ["--max-steps", 4, "--global-batch-size", 6, "--micro-batch-size", 3, "--max-length", 400]
@@ -156,7 +177,7 @@ def test_each_kind_is_found_tuned_merged_and_asked(
     plugin = ["--plugin", "transformers"] if name.startswith("llava") else []
     given = flags(folders[name], rows, "lora", *plugin, "--out", "run")
     (plan,) = ftx("plan", *given, "--json").events
-    assert plan["family"] == {"name": "transformers_vision"}
+    assert plan["family"] == {"name": "transformers_vision", "max_patches": None}
     result = ftx("train", *given, "--json")
     assert result.code == 0, result.err
     curve = list(losses(Path("run")).values())

@@ -86,7 +86,7 @@ class NativePictures(ImageProcessor):
         from PIL import Image
 
         mark = getattr(self.asked, "image_placeholder_token", None) or self.asked.image_token
-        written = self.asked(images=[Image.new("RGB", size)], text=[mark], add_special_tokens=False)
+        written = self.asked(images=[Image.new("RGB", size)], text=[mark], add_special_tokens=False, **self.options)
         ids = tuple(IMAGE_ID if i == self.image_token else int(i) for i in written["input_ids"][0])
         if ids.count(IMAGE_ID) != tiles * self.places:
             raise ModelError(
@@ -125,7 +125,7 @@ def call_options(processor: Any, config: PreTrainedConfig) -> dict[str, Any]:
 
 def tile_of(processor: Any, config: PreTrainedConfig) -> tuple[int, int]:
     """Height and width in pixels of every tile. Raises ModelError for a processor that gives unlike ones."""
-    shapes = {tiles.shape[1:] for tiles in _probed(processor, config)}
+    shapes = {tiles.shape[1:] for tiles in _probed(processor, call_options(processor, config))}
     if len(shapes) > 1:
         raise ModelError(
             f"the image processor of this '{config.model_type}' gives pictures different shapes, and ftx takes tiles "
@@ -135,15 +135,23 @@ def tile_of(processor: Any, config: PreTrainedConfig) -> tuple[int, int]:
     return height, width
 
 
-def native_pictures(folder: Path, native: PreTrainedModel, tokenizer: Tokenizer) -> NativePictures:
-    """The eyes of the folder's model; `native` is on the meta device. Raises ModelError."""
+def native_pictures(folder: Path, native: PreTrainedModel, tokenizer: Tokenizer, most: int | None) -> NativePictures:
+    """The eyes of the folder's model, which is `native` on the meta device; `most` bounds a picture's tiles.
+
+    Raises ModelError.
+    """
     config = native.config
     processor = open_processor(folder, config)
+    options = call_options(processor, config)
+    if most is not None:
+        if not hasattr(processor, "max_patches"):
+            raise ModelError(f"family.max_patches: the image processor of this '{config.model_type}' cuts no tiles")
+        options["max_patches"] = most
     around = AROUND.get(config.model_type)
     ids = [_token(tokenizer, folder, text) for text in around or ()]
     eyes = NativePictures(
         processor=processor,
-        options=call_options(processor, config),
+        options=options,
         places=_places(native, tile_of(processor, config)),
         image_token=int(config.image_token_id),
         begin=tuple(ids[:1]),
@@ -151,17 +159,16 @@ def native_pictures(folder: Path, native: PreTrainedModel, tokenizer: Tokenizer)
         asked=_whole_processor(folder, processor, config, tokenizer) if around is None else None,
     )
     told = [eyes.tiles(size) for size in PROBES]
-    if told != [len(tiles) for tiles in _probed(processor, config)]:
+    if told != [len(tiles) for tiles in _probed(processor, options)]:
         raise ModelError(f"the image processor of this '{config.model_type}' cuts pictures otherwise than it tells")
     eyes.lay_out(PROBES)
     return eyes
 
 
-def _probed(processor: Any, config: PreTrainedConfig) -> list[NDArray[np.float32]]:
+def _probed(processor: Any, options: Mapping[str, Any]) -> list[NDArray[np.float32]]:
     """The tiles of blank pictures of the sizes in PROBES. Raises ModelError."""
     from PIL import Image
 
-    options = call_options(processor, config)
     try:
         return [_cut(processor, [Image.new("RGB", size)], options) for size in PROBES]
     # Settings are used unchecked by most processors.

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
 from ftx import ImageProcessor, ModelError, ModelFamily
 from ftx.checkpoint_files import read_json
 from ftx.data.jinja import JinjaTemplate
@@ -64,6 +66,9 @@ class TransformersVision(Transformers):
         "vision": "model.vision_tower",
         "projector": "model.multi_modal_projector",
     }
+    max_patches: int | None = Field(
+        None, ge=1, description="most tiles of a picture, its thumbnail not counted; default: the model's"
+    )
 
     def for_folder(self, folder: Path) -> ModelFamily:
         return self
@@ -85,7 +90,7 @@ class TransformersVision(Transformers):
     def image_processor(self, folder: Path) -> ImageProcessor:
         from ftx_transformers.pictures import native_pictures
 
-        return native_pictures(folder, self._skeleton(folder), self.tokenizer(folder))
+        return native_pictures(folder, self._skeleton(folder), self.tokenizer(folder), self.max_patches)
 
     def copy_companions(self, folder: Path, out: Path) -> None:
         super().copy_companions(folder, out)
