@@ -176,10 +176,10 @@ def test_each_kind_is_found_tuned_merged_and_asked(
     rows = write_picture_rows(tmp_path / "data", 9)
     plugin = ["--plugin", "transformers"] if name.startswith("llava") else []
     given = flags(folders[name], rows, "lora", *plugin, "--out", "run")
-    (plan,) = ftx("plan", *given, "--json").events
-    assert plan["family"] == {"name": "transformers_vision", "max_patches": None}
     result = ftx("train", *given, "--json")
     assert result.code == 0, result.err
+    plan = json.loads(Path("run/plan.json").read_text())
+    assert plan["family"] == {"name": "transformers_vision", "max_patches": None}
     curve = list(losses(Path("run")).values())
     assert curve[-1] < curve[0]
     merged = ftx("merge", "run", "--json")
