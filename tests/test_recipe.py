@@ -79,7 +79,10 @@ def test_an_unknown_key_is_named_with_the_closest(name: str, value: Any, sentenc
     ("changes", "sentence"),
     [
         ({"family": "internlm"}, "family 'internlm' is not known; did you mean 'internlm2'?"),
-        ({"family": "zzz"}, "family 'zzz' is not known; known: internlm2, internvl, llava, transformers"),
+        (
+            {"family": "zzz"},
+            "family 'zzz' is not known; known: internlm2, internvl, llava, transformers, transformers_vision",
+        ),
         ({"method": "lroa"}, "method 'lroa' is not known; did you mean 'lora'?"),
         ({"method": {"name": "zzz"}}, "method 'zzz' is not known; known: full, lora, projector, qlora"),
         ({"template": "internlm_chaat"}, "template: 'internlm_chaat' is not known; did you mean 'internlm_chat'?"),

@@ -185,6 +185,10 @@ class ModelFamily(Part, ABC):
     # Layouts by name that `convert` can write.
     layouts: ClassVar[tuple[str, ...]] = ()
 
+    def for_folder(self, folder: Path) -> ModelFamily:
+        """This family, or the one of the same plugin that the folder's model is rather of. Raises ModelError."""
+        return self
+
     @abstractmethod
     def inspect(self, folder: Path) -> ModelFacts:
         """Check the folder and say what it holds. Raises ModelError; loads no tensor."""

@@ -380,7 +380,7 @@ def find_family(options: Mapping[str, Any], base: Path, registry: Registry) -> M
             kind = config.get("model_type")
             raise ModelError(f"no plugin reads model_type '{kind}' of {base}; families: {known}")
         name = found
-    return configured(registry.family(name), options, "family")
+    return configured(registry.family(name), options, "family").for_folder(base)
 
 
 def model_folder(name: str, registry: Registry) -> Path:

@@ -30,10 +30,15 @@ class Transformers(ModelFamily):
 
     name = "transformers"
 
+    def for_folder(self, folder: Path) -> ModelFamily:
+        from ftx_transformers.seeing import TransformersVision, sees
+
+        return TransformersVision() if sees(read_json(folder / "config.json")) else self
+
     def inspect(self, folder: Path) -> ModelFacts:
-        config = _config(folder)
+        config = self._config(folder)
         checkpoint = Checkpoint.of(folder)
-        native = _skeleton(config)
+        native = self._skeleton(folder)
         stored = _stored(checkpoint)
         found = places(native, stored)
         _compare(native, found, stored, folder)
@@ -43,24 +48,26 @@ class Transformers(ModelFamily):
             parameters=sum(parameter.numel() for parameter in native.parameters()),
             dtype="+".join(sorted(dtypes)),
             size_bytes=checkpoint.size(),
-            max_positions=int(getattr(config, "max_position_embeddings", None) or 2048),
+            max_positions=int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2048),
             vocab_size=int(config.get_text_config().vocab_size),
-            notes=tuple(_notes(native, stored.keys() - found.keys())),
+            notes=tuple(_notes(native, self.parts["language"], stored.keys() - found.keys())),
         )
 
     def load(
         self, folder: Path, *, dtype: torch.dtype, device: str, attention: str, quantization: Any = None
     ) -> PreTrainedModel:
-        config = _config(folder)
-        if attention == "sdpa" and not _has_sdpa(config):
+        config = self._config(folder)
+        model_class = self._class(config)
+        # torch's own attention does not compute what some models need, as where logits are capped
+        if attention == "sdpa" and not model_class._supports_sdpa:
             attention = "eager"
-        return loaded(_class(config), folder, config, dtype, device, attention, quantization)
+        return loaded(model_class, folder, config, dtype, device, attention, quantization)
 
     def tokenizer(self, folder: Path) -> Tokenizer:
         return load_tokenizer(folder)
 
     def layout(self, folder: Path) -> Layout:
-        return PlacedLayout(places(_skeleton(_config(folder)), _stored(Checkpoint.of(folder))))
+        return PlacedLayout(places(self._skeleton(folder), _stored(Checkpoint.of(folder))))
 
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
         import torch
@@ -73,6 +80,31 @@ class Transformers(ModelFamily):
         }
         return sorted(linear)
 
+    def _config(self, folder: Path) -> PreTrainedConfig:
+        """The folder's config as transformers' class of its type. Raises ModelError."""
+        values = read_json(folder / "config.json")
+        if not is_native(values):
+            kind = values.get("model_type")
+            raise ModelError(f"{folder} is a '{kind}' model, which transformers has no causal language model for")
+        return native_config(values, folder)
+
+    def _class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        found: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return found
+
+    def _skeleton(self, folder: Path) -> PreTrainedModel:
+        """The model without memory for its weights. Raises ModelError when its sizes do not fit each other."""
+        import torch
+
+        config = self._config(folder)
+        try:
+            with torch.device("meta"):
+                return self._class(config)(config)
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+            raise ModelError(f"config.json makes no model: {str(error).splitlines()[0]}") from None
+
 
 def is_native(config: Mapping[str, Any]) -> bool:
     """Whether transformers has a causal language model of this config's type."""
@@ -81,46 +113,19 @@ def is_native(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
-def _config(folder: Path) -> PreTrainedConfig:
-    """The folder's config as transformers' class of its type. Raises ModelError."""
+def native_config(values: dict[str, Any], folder: Path) -> PreTrainedConfig:
+    """The values of a folder's config.json as transformers' class of its type. Raises ModelError."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
-    values = read_json(folder / "config.json")
-    kind = values.get("model_type")
-    if not is_native(values):
-        raise ModelError(f"{folder} is a '{kind}' model, which transformers has no causal language model for")
     if "quantization_config" in values:
         raise ModelError(f"{folder} is quantised; tune the model it was made from")
     values.pop("auto_map", None)
     try:
-        return CONFIG_MAPPING[kind].from_dict(values)
+        return CONFIG_MAPPING[values["model_type"]].from_dict(values)
     # Each config class checks its values in its own way.
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {' '.join(str(error).split())}") from None
-
-
-def _class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    found: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return found
-
-
-def _has_sdpa(config: PreTrainedConfig) -> bool:
-    """Whether torch's own attention computes what the model needs, as it does not where logits are capped."""
-    return bool(_class(config)._supports_sdpa)
-
-
-def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model without memory for its weights. Raises ModelError when its sizes do not fit each other."""
-    import torch
-
-    try:
-        with torch.device("meta"):
-            return _class(config)(config)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
-        raise ModelError(f"config.json makes no model: {str(error).splitlines()[0]}") from None
 
 
 def _stored(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
@@ -184,10 +189,11 @@ def _unlike(names: Iterable[str], patterns: Iterable[str] | None) -> list[str]:
     return sorted(name for name in names if not any(re.search(pattern, name) for pattern in patterns or ()))
 
 
-def _notes(native: PreTrainedModel, carried: Collection[str]) -> Iterator[str]:
+def _notes(native: PreTrainedModel, language: str, carried: Collection[str]) -> Iterator[str]:
     if not native._supports_sdpa:
         yield "this model's attention exists in the plain form alone: eager"
-    experts = sum(p.numel() for name, p in native.named_parameters() if p.dim() == 3 and not name.endswith(".weight"))
+    parameters = native.get_submodule(language).named_parameters()
+    experts = sum(p.numel() for name, p in parameters if p.dim() == 3 and not name.endswith(".weight"))
     if experts:
         share = experts / sum(parameter.numel() for parameter in native.parameters())
         yield (

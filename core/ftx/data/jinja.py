@@ -142,11 +142,30 @@ class JinjaTemplate(Template):
         places = [Place(own, i, not left, not right) for i, (own, left, right) in enumerate(marked)]
         return [*places, Place(texts[-1])]
 
-    def _render(self, conversation: Conversation, answer_next: bool, *, calls: bool = True) -> str:
+    @cached_property
+    def _in_parts(self) -> bool:
+        """Whether the template finds a text only in a list of parts, as those of some models that see do."""
+        probe = Conversation((Message("user", "a"), Message("assistant", "b")))
+        return not self._finds(probe, in_parts=False) and self._finds(probe, in_parts=True)
+
+    def _finds(self, probe: Conversation, *, in_parts: bool) -> bool:
+        try:
+            self._cut(self._render(probe, answer_next=False, in_parts=in_parts), probe)
+        except RowError:
+            return False
+        return True
+
+    def _render(
+        self, conversation: Conversation, answer_next: bool, *, calls: bool = True, in_parts: bool | None = None
+    ) -> str:
         from jinja2 import TemplateError
+
+        in_parts = self._in_parts if in_parts is None else in_parts
 
         tools = _spoken([*conversation.tools], self._tokenizer) if conversation.tools else None
         messages = [_marked(i, message, self._tokenizer, calls) for i, message in enumerate(conversation.messages)]
+        if in_parts:
+            messages = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages]
         try:
             return str(
                 self._tokenizer.hf.apply_chat_template(
