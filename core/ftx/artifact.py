@@ -24,6 +24,8 @@ COMPANIONS = (
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
     *TOKENIZER_FILES,
 )
 

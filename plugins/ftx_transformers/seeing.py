@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from ftx import ImageProcessor, ModelError, ModelFamily
+from ftx.adapters import linear_leaves
 from ftx.checkpoint_files import read_json
 from ftx.data.jinja import JinjaTemplate
 from ftx_transformers.family import Transformers, native_config
@@ -49,7 +49,6 @@ TAKEN = {
 BOTH_WAYS = ("gemma3",)
 # Kinds whose rows are known to mean what they mean to transformers (tests/test_seeing_natives.py).
 KNOWN = ("llava", "vipllava", "internvl", "got_ocr2", "aya_vision", "gemma3")
-PROCESSOR = "processor_config.json"
 
 
 class TransformersVision(Transformers):
@@ -92,11 +91,6 @@ class TransformersVision(Transformers):
 
         return native_pictures(folder, self._skeleton(folder), self.tokenizer(folder), self.max_patches)
 
-    def copy_companions(self, folder: Path, out: Path) -> None:
-        super().copy_companions(folder, out)
-        if (folder / PROCESSOR).is_file():
-            shutil.copyfile(folder / PROCESSOR, out / PROCESSOR)
-
     def own_template(self, folder: Path) -> Template | None:
         """The one that older processors keep apart from the tokenizer."""
         kept = folder / "chat_template.json"
@@ -106,11 +100,7 @@ class TransformersVision(Transformers):
         return JinjaTemplate(str(read_json(kept).get("chat_template")), tokenizer)
 
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
-        import torch
-
-        language = model.get_submodule(self.parts["language"])
-        linear = (name for name, module in language.named_modules() if isinstance(module, torch.nn.Linear))
-        return sorted({name.rpartition(".")[2] for name in linear})
+        return linear_leaves(model, self.parts["language"])
 
     def _config(self, folder: Path) -> PreTrainedConfig:
         values = read_json(folder / "config.json")
