@@ -23,9 +23,9 @@ from ftx_quickstart.first_run import quoted
 from ftx_quickstart.scenes import picture
 
 BASE = Path(__file__).parent / "vision_base"
-CAPTION_ROWS = 200
-REPLAY_ROWS = 120
-PLAIN_ROWS = 40
+CAPTION_ROWS = 220
+REPLAY_ROWS = 220
+PLAIN_ROWS = 60
 ENOUGH_CAPTIONS = 0.75  # share of the caption probes that must be answered in the new style
 ENOUGH_TRUE = 0.4  # share of them whose numbers, colours and shapes must all be right
 ENOUGH_KEPT = 0.8  # share of the skills known before that must be left
@@ -45,10 +45,11 @@ data:
   sets: [{{path: {data}, format: llava}}]
   max_length: 256
 train:
-  epochs: 4
+  epochs: 2.25
   lr: {lr}
   global_batch_size: 16
   micro_batch_size: 16
+  activation_checkpointing: false
 out: {out}
 """
 
