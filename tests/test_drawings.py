@@ -594,7 +594,7 @@ def test_the_page_of_a_run_shows_all_probes(tmp_path: Path) -> None:
     assert all(image["alt"] for image in seen.images)
     for probe in (*captions.caption_probes(), *captions.skill_probes()):
         assert probe.pair.question in seen.text and probe.pair.answer in seen.text
-    assert "{name: lora, rank: 16}" in seen.text
+    assert "{name: lora, rank: 16, dropout: 0.0, projector: frozen}" in seen.text
     assert page.stat().st_size < 400_000
 
 
@@ -652,7 +652,7 @@ def test_a_short_second_quickstart_from_end_to_end(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(module, "skill_probes", lambda: known)
     result = picture_run.picture_run(load_registry("none"), tmp_path / "run", "lora", Console(quiet=True))
     assert result.before.styled == 0 and result.before.right == 1
-    assert len(result.losses) == 3
+    assert len(result.losses) == 5
     assert result.merged.kind == "merged"
     with pytest.raises(VerificationError, match="in the new style"):
         result.prove()
