@@ -226,7 +226,10 @@ def test_the_plugin_brings_its_recipe(ftx: Callable[..., Result], folders: dict[
     assert plan["origins"]["method.rank"] == "family internvl"
     full = ["--method", "full", "--json"]
     (other,) = ftx("plan", "--plugin", "internvl", "--model", folders["300m"], "--data", rows, *full).events
-    assert (other["method"]["name"], other["train"]["epochs"]) == ("full", 6.0)
+    assert (other["method"]["name"], other["train"]["epochs"], other["train"]["lr"]) == ("full", 6.0, 2e-5)
+    lora = ["--method", "lora", "--set", "method.rank=8", "--json"]
+    (third,) = ftx("plan", "--plugin", "internvl", "--model", folders["300m"], "--data", rows, *lora).events
+    assert (third["method"]["alpha"], third["method"]["dropout"], third["train"]["lr"]) == (16.0, 0.05, 2e-5)
 
 
 def test_without_data_it_says_what_to_type(ftx: Callable[..., Result]) -> None:
@@ -514,3 +517,18 @@ def test_qwen2s_tokenizer_in_two_files(folders: dict[str, Path], tmp_path: Path)
     assert template is not None
     row = template.prompt([Message("user", "hello")], tokenizer)
     assert row[0] == tokenizer.special("<|im_start|>")
+
+
+def test_a_question_with_pictures_that_do_not_fit(
+    ftx: Callable[..., Result], folders: dict[str, Path], tiny: Path, tmp_path: Path
+) -> None:
+    write_picture_rows(tmp_path / "data", 2)
+    shown = ["--image", tmp_path / "data" / "0.png"]
+    for model, question, images, words in (
+        (tiny, "a", shown, "this model reads text alone"),
+        (folders["300m"], "<image> <image>", shown, "the question has 2 <image> marks and 1 images"),
+        (folders["300m"], "a\ufffc", shown, "U+FFFC"),
+        (folders["300m"], "a", ["--image", tmp_path / "none.png"], "'none.png' is not in"),
+    ):
+        result = ftx("chat", model, "--once", question, *images)
+        assert (result.code, words in result.err) == (2, True), result.err

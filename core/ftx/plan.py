@@ -338,7 +338,9 @@ def _for_method(defaults: Mapping[str, Any], method: Any, registry: Registry) ->
     if not isinstance(chosen, str) or chosen == preferred.get("name") or chosen not in registry.parts["method"]:
         return defaults
     options = {key: value for key, value in preferred.items() if key in registry.method(chosen).model_fields}
-    train = {key: value for key, value in defaults.get("train", {}).items() if key != "lr"}
+    train = dict(defaults.get("train", {}))
+    if options.keys() < preferred.keys() - {"name"}:  # a rate is right for a method and those of its kind alone
+        train.pop("lr", None)
     return {**defaults, "method": options, "train": train}
 
 

@@ -101,6 +101,8 @@ class Talk:
             pictures = tuple(look_at(path.parent, path.name) for path in images)
         except RowError as error:
             raise RecipeError(f"{error.reason}; {error.remedy}") from None
+        if IMAGE in text:
+            raise RecipeError("the question holds the character U+FFFC, which stands for pictures; remove it")
         marks = text.count(TAG)
         if marks and marks != len(images):
             raise RecipeError(f"the question has {marks} {TAG} marks and {len(images)} images; give one for each")
