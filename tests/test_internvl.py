@@ -532,3 +532,19 @@ def test_a_question_with_pictures_that_do_not_fit(
     ):
         result = ftx("chat", model, "--once", question, *images)
         assert (result.code, words in result.err) == (2, True), result.err
+
+
+def test_rows_with_pictures_are_grouped_apart_from_text(folders: dict[str, Path], tmp_path: Path) -> None:
+    rows = write_picture_rows(tmp_path / "data", 32, text_every=2)
+    values: dict[str, Any] = {
+        "model": str(folders["300m"]),
+        "data": {"sets": str(rows), "group_by_length": True},
+        "method": "lora",
+        "train": {"global_batch_size": 4},
+    }
+    plan = make_plan(written(None, {key: (value, "test") for key, value in values.items()}), load_registry("none"))
+    batches = [plan.feed.rows_of(step, 4, 0) for step in range(plan.steps_per_epoch)]
+    assert sorted(row for batch in batches for row in batch) == list(range(len(plan.feed)))
+    kinds = [{bool(plan.feed.samples(row)[0].pictures) for row in batch} for batch in batches]
+    assert sum(len(kind) == 1 for kind in kinds) >= len(batches) - 2
+    assert {True} in kinds and {False} in kinds

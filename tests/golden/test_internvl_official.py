@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from conftest import FIXTURES
 from ftx import Conversation, Message
 from ftx.checkpoint_files import Checkpoint
 from ftx.data.conversation import IMAGE, Picture
+from ftx.data.encode import Encoder
 from ftx.data.images import look_at, open_picture
 from ftx.data.named import named_templates
-from ftx.data.template import IGNORE, IMAGE_ID
+from ftx.data.template import IGNORE, IMAGE_ID, Encoded
 from ftx.export.weights import export_weights
 from ftx.plugins import load_registry
 from ftx.talk import Sampling, Talk, open_talk
@@ -136,7 +137,8 @@ def test_batch_logits_and_loss(case: Case) -> None:
 
 def test_rows_of_the_batch_are_ours(case: Case) -> None:
     """Question and answer through ftx's template give the recorded ids, and what is learnt of them."""
-    template = named_templates()["internvl2"]
+    template = FAMILY.own_template(case.folder)
+    assert template is not None
     tokenizer = FAMILY.tokenizer(case.folder)
     images = iter(case.images)
     for i, (question, answer) in enumerate(zip(case.values["questions"], case.values["answers"], strict=True)):
@@ -144,8 +146,6 @@ def test_rows_of_the_batch_are_ours(case: Case) -> None:
         said = f"{IMAGE}\n{question}" if pictures else question
         asked = Message("user", said, images=tuple("x" for _ in pictures), pictures=tuple(pictures))
         talk = Conversation.of([asked, Message("assistant", answer)])
-        from ftx.data.encode import Encoder
-
         (row,) = Encoder(template, tokenizer, images=case.eyes).rows([talk])
         length = int(case.tensors["batch.attention_mask"][i].sum())
         ids = with_places(case, case.tensors["batch.input_ids"][i, :length]).tolist()
@@ -218,7 +218,11 @@ def test_export_is_the_source_bit_for_bit(case: Case, tmp_path: Path) -> None:
             assert torch.equal(ours[name], tensor), name
 
 
-PREPROCESS = json.loads((GOLDEN / "internvl_dynamic_preprocess.json").read_text())["cases"]
+PREPROCESS = [
+    one
+    for file in sorted(GOLDEN.glob("internvl_dynamic_preprocess*.json"))
+    for one in json.loads(file.read_text())["cases"]
+]
 
 
 @pytest.mark.parametrize("one", PREPROCESS, ids=lambda one: f"{one['width']}x{one['height']}-{one['image_size']}")
@@ -241,21 +245,23 @@ def test_tiles_are_the_official_ones(one: dict[str, Any]) -> None:
     assert pixels.shape == (one["tiles"], 3, one["image_size"], one["image_size"])
 
 
-def test_xtuners_dataset() -> None:
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("xtuner_internvl_dataset*.json")), ids=lambda file: file.stem)
+def test_xtuners_dataset(file: Path) -> None:
     """Ids, labels, tiles and pixels of XTuner's InternVL_V1_5_Dataset."""
-    from ftx.data.encode import Encoder
-
-    recorded = json.loads((GOLDEN / "xtuner_internvl_dataset.json").read_text())
+    recorded = json.loads(file.read_text())
     folder = GOLDEN / recorded["model"].rpartition("/")[2]
-    eyes = FAMILY.image_processor(folder)
-    encoder = Encoder(named_templates()["internvl2_xtuner"], FAMILY.tokenizer(folder), images=eyes)
-    assert named_templates()["internvl2_xtuner"].default_system == recorded["system"]
+    eyes, tokenizer = FAMILY.image_processor(folder), FAMILY.tokenizer(folder)
+    template = replace(named_templates()["internvl2_xtuner"], default_system=recorded["system"])
+    assert named_templates()["internvl2_xtuner"] == template
+    encoder = Encoder(template, tokenizer, images=eyes)
+    place, most = tokenizer.special("<IMG_CONTEXT>"), recorded["kwargs"]["max_length"]
     for sample, row in zip(recorded["samples"], recorded["rows"], strict=True):
         talk = conversation(REPLAYS["llava"].turns(sample), sample.get("image"))
         talk = talk.with_pictures({name: look_at(folder, name) for name in talk.images})
         (ours,) = encoder.rows([talk])
-        theirs = [IMAGE_ID if i == 635 else i for i in row["input_ids"]]
-        assert (ours.ids, ours.labels) == (theirs, row["labels"])
+        assert isinstance(ours, Encoded)
+        theirs = [IMAGE_ID if i == place else i for i in row["input_ids"]]
+        assert (ours.ids[:most], ours.labels[:most]) == (theirs, row["labels"])
         if talk.images:
             pixels = eyes.pixels([[open_picture(picture) for picture in talk.pictures]])
             assert len(pixels) == row["tiles"]
