@@ -29,7 +29,7 @@ def write_picture_rows(folder: Path, count: int, *, text_every: int = 3) -> Path
     for i in range(count):
         name = f"{i}.png"
         Image.new("RGB", SIZES[i % len(SIZES)], COLOURS[i % 4]).save(folder / name)
-        image: str | list[str] | None = None if text_every and i % text_every == 2 else name
+        image: str | list[str] | None = None if text_every and i % text_every == text_every - 1 else name
         rows.append(picture_row(i, [name, "0.png"] if i == 1 else image))
     path = folder / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n", "utf-8")
