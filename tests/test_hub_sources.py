@@ -594,5 +594,6 @@ def test_a_base_model_comes_from_the_hub(remote: Remote, ftx: Any, tiny: Path, t
     ):
         result = ftx("plan", "--model", name, "--data", data)
         assert (result.code, words in result.err) == (code, True), result.err
+        assert ("--model" in result.err) == (code == 5)
     remote.server.add("ann/rows", {"README.md": b"x"}, "main")
     assert "no model in transformers' form" in ftx("plan", "--model", "huggingface:ann/rows", "--data", data).err

@@ -24,7 +24,7 @@ from ftx.data.sets import DataSet, open_set
 from ftx.data.stream import Streamed
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
-from ftx.errors import FtxError, ModelError, RecipeError
+from ftx.errors import FtxError, HubError, ModelError, RecipeError
 from ftx.recipe import HUB_PATH, Recipe, SetRecipe, Written, grouping_problems, sentence, streaming_problems
 
 if TYPE_CHECKING:
@@ -394,6 +394,8 @@ def model_folder(name: str, registry: Registry) -> Path:
         found = registry.model_folder(hub[1], hub[2], hub[3])
     except ValidationError as error:
         raise RecipeError(*(f"model: {e['loc'][0]} {e['msg']} (given: {name})" for e in error.errors())) from None
+    except HubError as error:
+        raise HubError(*error.problems, "a model that is on the disk already is named by its folder: --model") from None
     if found is None:
         raise RecipeError(
             f"model: '{hub[1]}' is no hub that ftx fetches models from (given: {name}); known: huggingface"
