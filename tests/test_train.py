@@ -238,7 +238,7 @@ def test_memory_that_runs_out_ends_with_advice(
     def full(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(loop, "_loss_sum", full)
+    monkeypatch.setattr(loop, "loss_sum", full)
     with pytest.raises(
         FtxError, match=r"not enough memory; try --set train\.activation_checkpointing=true, or train\.micro_batch"
     ) as caught:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from ftx.artifact import Artifact, seal, write_template
 from ftx.atomic import whole_folder
 from ftx.console import Console
-from ftx.data.template import IGNORE
 from ftx.errors import Interrupted, OutOfMemory, TrainingError
 from ftx.plan import Plan
 from ftx.run import Run
 from ftx.train import checkpoint
 from ftx.train.batches import Batches
+from ftx.train.loss import loss_sum
 from ftx.train.schedule import rate, step_seed
 from ftx.train.signals import stop_on_signals
 
@@ -179,23 +179,10 @@ def _accumulate(
     for made, counts in batches.of_step(rows):
         batch = {name: tensor.to(accelerator.device) for name, tensor in made.items()}
         with torch.autocast(accelerator.device.type, dtype, enabled=dtype != torch.float32):
-            loss = _loss_sum(model, batch) / tokens * (1.0 if counts else 0.0)
+            loss = loss_sum(model, batch) / tokens * (1.0 if counts else 0.0)
         accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
     return total
-
-
-def _loss_sum(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross entropy summed over the labelled tokens; each position predicts the next.
-
-    Each token's is float32, their sum float64, so that its rounding does not depend on how rows are grouped.
-    """
-    import torch.nn.functional as F
-
-    targets = batch.pop("labels")[:, 1:].flatten()
-    logits = model(**batch).logits
-    each = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORE, reduction="none")
-    return each.double().sum()
 
 
 def _refuse_non_finite(run: Run, step: int, loss: float, norm: float) -> None:
