@@ -42,7 +42,7 @@ def test_a_genuine_checkpoint_gives_tensors_config_and_step() -> None:
     assert len(found.tensors) == 32
     config = read_config(found.config or "", "it")
     assert config.template == "internlm2_chat"
-    assert config.base == "/data/ft/work/traj_internlm2_base"
+    assert Path(str(config.base)).name == "traj_internlm2_base"
     assert config.lora == {"llm": LoraOptions(4, 8.0)}
 
 
@@ -255,7 +255,7 @@ def test_a_wrong_adapter_ends_in_a_sentence(change: Any, sentence: str, ftx: Any
     ("arguments", "sentence"),
     [
         ([PTH, "--base", "gone"], "the base model gone is not there; give --base FOLDER"),
-        ([PTH], "the base model /data/ft/work/traj_internlm2_base is not there; give --base FOLDER"),
+        ([PTH], "traj_internlm2_base is not there; give --base FOLDER"),
         ([INTERNVL / "iter_4.pth", "--alpha", 8], "does not say what it was trained on; give --base FOLDER"),
         ([INTERNVL / "iter_4.pth", "--base", TINY], "give --config FILE of its training, or --alpha NUMBER"),
         ([INTERNVL / "iter_4.pth", "--base", TINY, "--alpha", 8], "does not have: it is another model's"),
