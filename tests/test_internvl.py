@@ -255,6 +255,24 @@ def test_tiles_are_the_users_choice(ftx: Callable[..., Result], folders: dict[st
 # what is refused
 
 
+@pytest.mark.parametrize(
+    ("flags_of", "words"),
+    [
+        (["--set", "method.vision=lora"], "method.vision: family internlm2 has no such part; leave it out"),
+        (
+            ["--method", "full", "--set", "method.projector=frozen"],
+            "method.projector: family internlm2 has no such part",
+        ),
+        (["--method", "projector"], "internlm2 has no such part"),
+    ],
+)
+def test_parts_that_a_language_model_has_not(
+    flags_of: list[str], words: str, ftx: Callable[..., Result], rows: Path
+) -> None:
+    result = ftx("plan", "--model", TINY, "--data", rows, *flags_of)
+    assert (result.code, words in result.err) == (2, True), result.err
+
+
 def changed(folder: Path, style: str, tmp_path: Path, change: Callable[[Path], object]) -> Path:
     copy = tmp_path / "changed"
     shutil.copytree(folder, copy)

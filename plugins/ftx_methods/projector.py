@@ -42,7 +42,7 @@ class Projector(TrainMethod):
         save_adapter(model, base, out)
 
 
-def projector_problems(method: Projector, family: ModelFamily) -> Iterable[str]:
+def projector_problems(family: ModelFamily) -> Iterable[str]:
     """A sentence when the family has no projector."""
     if "projector" not in family.parts:
         yield f"method: 'projector' trains what carries pictures into a language model; {family.name} has no such part"

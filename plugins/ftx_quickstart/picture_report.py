@@ -98,7 +98,7 @@ def _totals(result: PictureRun) -> Sequence[Total]:
     before, after = result.before, result.after
     figures = (
         (Titled("captions in the new style", "符合新风格"), before.styled, after.styled),
-        (Titled("of them true to the picture", "并且与图片相符"), before.true, after.true),
+        (Titled("captions in the new style and true", "符合新风格且与图片相符"), before.true, after.true),
         (Titled("other questions answered right", "其他问题答对"), before.right, after.right),
         (Titled("answers ended by the stop token", "正常结束的回答"), before.stopped, after.stopped),
     )
