@@ -45,7 +45,7 @@ base: $(TEST)
 
 # The same for the vision model of quickstart --plugin internvl, which stands on the base.
 vision-base: $(TEST)
-	$(BIN)/python -m ftx_quickstart.vision_base --out build/vision_base
+	$(BIN)/python -m ftx_quickstart.build_vision_base --out build/vision_base
 	mkdir -p plugins/ftx_quickstart/vision_base
 	cp build/vision_base/base/* plugins/ftx_quickstart/vision_base/
 

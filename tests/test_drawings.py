@@ -32,6 +32,7 @@ from ftx.recipe import written as read_recipe
 from ftx.talk import Answer, Sampling, open_talk
 from ftx_internlm2.layout import InternLM2Layout
 from ftx_quickstart import (
+    build_vision_base,
     captions,
     corpus,
     picture_corpus,
@@ -39,7 +40,6 @@ from ftx_quickstart import (
     picture_run,
     scene_words,
     scenes,
-    vision_base,
 )
 from ftx_quickstart.first_run import BASE
 from ftx_quickstart.page import Page, Section, Shown, Titled, Total, render
@@ -354,7 +354,7 @@ def test_the_tuning_set_mixes_the_new_style_with_the_old_one(tmp_path: Path) -> 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("start")
-    vision_base.write_start(folder, seed=0)
+    build_vision_base.write_start(folder, seed=0)
     return folder
 
 
@@ -410,7 +410,7 @@ def test_the_start_models_language_model_is_the_base(start: Path) -> None:
     }
     assert all(tensor.isfinite().all() for tensor in made.values())
     assert (made["vision_model.encoder.layers.0.ls1"].float() - 0.1).abs().max() < 1e-3
-    again = {**vision_base.vision_tensors(192, 0), **vision_base.language_tensors(0)}
+    again = {**build_vision_base.vision_tensors(192, 0), **build_vision_base.language_tensors(0)}
     assert all(torch.equal(tensor, again[name]) for name, tensor in made.items())
 
 
@@ -456,15 +456,15 @@ def test_the_finished_base_is_the_trained_model_with_the_starts_other_files(star
     out.mkdir()
     (trained / "generation_config.json").write_text("{}")
     (trained / "ftx.json").write_text("{}")
-    vision_base.copy_model(start, trained, out)
+    build_vision_base.copy_model(start, trained, out)
     assert {path.name for path in out.iterdir()} == {path.name for path in start.iterdir()}
     assert (out / "generation_config.json").read_text() == "{}"
     assert (out / "model.safetensors").read_bytes() == (start / "model.safetensors").read_bytes()
 
 
 def test_the_settings_of_the_build_are_a_recipe(tmp_path: Path) -> None:
-    given = vision_base.arguments().parse_args(["--out", str(tmp_path), "--steps", "5"])
-    recipe = vision_base.settings(tmp_path / "start", tmp_path / "rows.jsonl", tmp_path / "run", given).recipe()
+    given = build_vision_base.arguments().parse_args(["--out", str(tmp_path), "--steps", "5"])
+    recipe = build_vision_base.settings(tmp_path / "start", tmp_path / "rows.jsonl", tmp_path / "run", given).recipe()
     assert recipe.method == {"name": "full", "vision": "full"}
     assert (recipe.train.max_steps, recipe.family) == (5, {"name": "internvl"})
 

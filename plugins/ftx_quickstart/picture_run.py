@@ -129,7 +129,7 @@ def require_base() -> None:
     if not (BASE / "config.json").is_file():
         raise RecipeError(
             "--plugin: this installation has no tiny vision model for internvl; take --plugin internlm2, or build one "
-            "with python -m ftx_quickstart.vision_base --out DIR and copy DIR/base to ftx_quickstart/vision_base"
+            "with python -m ftx_quickstart.build_vision_base --out DIR and copy DIR/base to ftx_quickstart/vision_base"
         )
 
 

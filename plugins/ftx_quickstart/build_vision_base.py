@@ -1,6 +1,6 @@
 """Builds the embedded vision model: the quickstart's language model, a random vision tower, then `ftx train`.
 
-    python -m ftx_quickstart.vision_base --out DIR           (wants a GPU)
+    python -m ftx_quickstart.build_vision_base --out DIR           (wants a GPU)
 
 writes DIR/start (the untrained model in InternVL2's official layout), DIR/data (rows and pictures), DIR/run (the
 training run) and DIR/base (what is embedded in the package as ftx_quickstart/vision_base). Interrupted, it goes on
@@ -156,7 +156,7 @@ def settings(start: Path, rows: Path, out: Path, given: argparse.Namespace) -> W
                 "seed": given.seed,
             },
         },
-        "vision_base",
+        "build_vision_base",
     )
     return written
 
@@ -208,7 +208,7 @@ def main() -> None:
     try:
         print(build(parser.parse_args()))
     except FtxError as error:
-        parser.exit(error.exit_code, f"vision_base: {error}\n")
+        parser.exit(error.exit_code, f"build_vision_base: {error}\n")
 
 
 if __name__ == "__main__":
