@@ -473,6 +473,7 @@ def test_transformers_reads_what_is_exported(
     written_out = load_file(out / "model.safetensors")
     assert any(name.startswith("language_model.model.") for name in written_out)
     assert json.loads((out / "preprocessor_config.json").read_text())["max_patches"] == 6
+    assert theirs.generation_config.eos_token_id == [631, 2]
 
 
 def test_the_exported_chat_template_takes_parts(
@@ -484,6 +485,7 @@ def test_the_exported_chat_template_takes_parts(
     assert ftx("export", folders["300m"], "--layout", "transformers", "--out", out).code == 0
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert tokenizer.start_image_token == "<img>"
+    assert len(tokenizer) <= config_of("300m")["llm_config"]["vocab_size"]
     plain = [{"role": "user", "content": "<IMG_CONTEXT>\nWhat?"}]
     parts = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
     said = [tokenizer.apply_chat_template(messages, tokenize=False) for messages in (plain, parts)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -34,6 +35,7 @@ TEMPLATES = {
     "phi3-chat": "internvl2_phi3",
     "internvl2_5": "internvl2_5",
 }
+STOPS = "generation_config.json"  # holds the ids that end an answer
 SPECIALS = ("<img>", "</img>", "<IMG_CONTEXT>")
 
 
@@ -124,6 +126,8 @@ class InternVL(ModelFamily):
         tokenizer = self.tokenizer(folder)
         chat = read_config(folder)
         write_native(chat, self.checkpoint(folder), self.layout(folder), tokenizer, _travelled(folder, self), out)
+        if (folder / STOPS).is_file():
+            shutil.copyfile(folder / STOPS, out / STOPS)
 
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
         return linear_leaves(model, self.parts["language"])

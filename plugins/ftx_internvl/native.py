@@ -89,12 +89,11 @@ def _config(chat: Chat, tokenizer: Tokenizer, dtype: str | None) -> dict[str, An
 
 
 def _write_tokenizer(tokenizer: Tokenizer, template: str | None, out: Path) -> None:
-    hf = tokenizer.hf
-    # The processor asks the tokenizer for these by name; a video's mark must be some token, and is no special one here.
-    hf.save_pretrained(str(out))
+    tokenizer.hf.save_pretrained(str(out))
     path = out / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
-    config["extra_special_tokens"] = {**SPECIALS, "video_token": "<video>"}
+    # The processor asks for these by name, for a video's too: a token of its own would lie beyond the vocabulary.
+    config["extra_special_tokens"] = {**SPECIALS, "video_token": SPECIALS["context_image_token"]}
     config["processor_class"] = "InternVLProcessor"
     config.pop("chat_template", None)
     _write_json(path, config)

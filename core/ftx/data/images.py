@@ -96,13 +96,17 @@ def open_rgb(path: Path) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits as RGB: of whole numbers the upper 8 of 16 bits, of fractions 0 to 1 the 256 steps."""
+    """Grey of 16 or 32 bits as RGB: fractions up to 1 become 256 steps, numbers beyond 255 are taken for 16 bits."""
     import numpy as np
     from PIL import Image
 
     values = np.asarray(image, np.float64)
-    scale = 255.0 if image.mode == "F" and values.max(initial=0) <= 1 else 1 / 257 if values.max(initial=0) > 255 else 1
-    return Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8)).convert("RGB")
+    brightest = values.max(initial=0)
+    if image.mode == "F" and brightest <= 1:
+        values = values * 255
+    elif brightest > 255:
+        values = values / 257
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert("RGB")
 
 
 def _measured(file: object, name: str) -> tuple[int, int]:
