@@ -20,6 +20,14 @@ FIXTURES = Path(__file__).parent / "fixtures"
 TINY = FIXTURES / "golden" / "internlm2_base"
 
 
+def recorded_folder(name: str) -> Path:
+    """The recorded model folder of that name, in FTX_GOLDEN or among the fixtures: cases may stand on others' bases."""
+    places = [FIXTURES / "golden" / name]
+    if named := os.environ.get("FTX_GOLDEN"):
+        places.insert(0, Path(named) / name)
+    return next((place for place in places if place.is_dir()), places[0])
+
+
 @dataclass
 class Result:
     """What a command gave back; `events` are the JSON lines of its stdout."""

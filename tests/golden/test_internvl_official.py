@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import FIXTURES
+from conftest import FIXTURES, recorded_folder
 from ftx import Conversation, Message
 from ftx.checkpoint_files import Checkpoint
 from ftx.data.conversation import IMAGE, Picture
@@ -249,7 +249,7 @@ def test_tiles_are_the_official_ones(one: dict[str, Any]) -> None:
 def test_xtuners_dataset(file: Path) -> None:
     """Ids, labels, tiles and pixels of XTuner's InternVL_V1_5_Dataset."""
     recorded = json.loads(file.read_text())
-    folder = GOLDEN / recorded["model"].rpartition("/")[2]
+    folder = recorded_folder(recorded["model"].rpartition("/")[2])
     eyes, tokenizer = FAMILY.image_processor(folder), FAMILY.tokenizer(folder)
     template = replace(named_templates()["internvl2_xtuner"], default_system=recorded["system"])
     assert named_templates()["internvl2_xtuner"] == template

@@ -101,7 +101,13 @@ def case_of(folder: Path) -> Case:
 
 def _fitting(folder: Path) -> list[LLaVA]:
     """Families with the bases that the folder needs, whatever their names."""
-    configs = {path.parent: json.loads(path.read_text("utf-8")) for path in sorted(GOLDEN.glob("*/config.json"))}
+    files = sorted({*GOLDEN.glob("*/config.json"), *(FIXTURES / "golden").glob("*/config.json")})
+    named = {path.parent.name: path for path in files if path.is_relative_to(GOLDEN)}
+    configs = {
+        path.parent: json.loads(path.read_text("utf-8"))
+        for path in files
+        if named.get(path.parent.name, path) == path  # the fixtures' own where the cases bring none of that name
+    }
     towers = [str(place) for place, config in configs.items() if "vision_model" in config.get("model_type", "")]
     languages = [str(place) for place, config in configs.items() if config.get("model_type") in ("internlm2", "llama")]
     found = []

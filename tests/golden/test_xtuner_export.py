@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import FIXTURES
+from conftest import FIXTURES, recorded_folder
 from ftx import FtxError
 from ftx.checkpoint_files import Checkpoint
 from ftx.plugins import load_registry
@@ -57,7 +57,7 @@ def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
 
 def base_of(named: str) -> Path:
     """Paths in recordings are those of the machine that recorded; the folder's name is what counts."""
-    return GOLDEN / Path(named).name
+    return recorded_folder(Path(named).name)
 
 
 def test_there_are_cases() -> None:
