@@ -52,6 +52,19 @@ def test_a_row_depends_on_its_number_alone(packing: str, tmp_path: Path) -> None
     assert max(feed.tokens(row) for row in range(30)) <= 256
 
 
+def test_what_runs_ahead_does_not_send_the_stream_back(tmp_path: Path) -> None:
+    """Batches are made ahead of the step that counts their tokens, across the border of two windows."""
+    feed = streamed([write_rows(tmp_path / "rows.jsonl", 200)])
+    ahead = streamed([tmp_path / "rows.jsonl"])
+    expected = [feed.tokens(row) for row in range(60)]
+    seen = []
+    for row in range(48):
+        ahead.samples(row + 12)
+        seen.append(ahead.tokens(row))
+    assert seen == expected[:48]
+    assert ahead.ledger.read == feed.ledger.read  # each row once: nothing was begun again
+
+
 def test_every_row_of_a_pass_comes_once_before_any_again(tmp_path: Path) -> None:
     feed = streamed([write_rows(tmp_path / "rows.jsonl", 32)])
     seen = [row[0] for row in texts(feed, 64)]

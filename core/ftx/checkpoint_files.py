@@ -105,6 +105,11 @@ class Checkpoint:
         return sum((self.folder / shard).stat().st_size for shard in self.shards)
 
 
+def is_computed(name: str) -> bool:
+    """Whether a stored tensor is a rotary buffer of old exports, which is computed and holds nothing learnt."""
+    return name.endswith("rotary_emb.inv_freq")
+
+
 def _existing(folder: Path, shard: str) -> str:
     if Path(shard).name != shard:
         raise ModelError(f"the index of {folder} names '{shard}', which leaves the folder")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.atomic import hash_text, sha256_of
-from ftx.checkpoint_files import TOKENIZER_FILES, read_json
+from ftx.checkpoint_files import TOKENIZER_FILES, is_computed, read_json
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError
 
@@ -67,7 +67,7 @@ def native_tensors(checkpoint: Checkpoint, layout: Layout) -> dict[str, torch.Te
         name: tensor
         for shard in checkpoint.shards
         for stored, whole in checkpoint.read(shard).items()
-        if not stored.endswith("rotary_emb.inv_freq")
+        if not is_computed(stored)
         for name, tensor in layout.split(stored, whole).items()
     }
 
@@ -78,7 +78,7 @@ def check_weights(native: PreTrainedModel, checkpoint: Checkpoint, layout: Layou
     `what` says in sentences what kind of model it is.
     """
     expected = dict(native.state_dict())
-    stored = {name: info for name, info in checkpoint.tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+    stored = {name: info for name, info in checkpoint.tensors.items() if not is_computed(name)}
     held = {part: name for name in stored for part in layout.native_names(name)}
     problems = []
     tied = set(getattr(native, "all_tied_weights_keys", None) or ())
@@ -141,7 +141,6 @@ def load_tokenizer(folder: Path, **options: Any) -> Tokenizer:
 
 def _is_qwen2(folder: Path) -> bool:
     """Whether the folder has Qwen2's tokenizer in its two files, whose way of cutting words transformers knows."""
-
     if not all((folder / name).is_file() for name in (*BYTE_PAIRS, "tokenizer_config.json")):
         return False
     return str(read_json(folder / "tokenizer_config.json").get("tokenizer_class")).startswith("Qwen2Tokenizer")

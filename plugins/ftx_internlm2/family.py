@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx import Layout, ModelError, ModelFacts, ModelFamily
-from ftx.checkpoint_files import Checkpoint
+from ftx.checkpoint_files import Checkpoint, is_computed
 from ftx.data.tokens import Tokenizer
 from ftx.pretrained import load_tokenizer, loaded
 from ftx_internlm2.config import expected, known, read_config
@@ -67,7 +67,7 @@ def _compare(expected: dict[str, tuple[int, ...]], checkpoint: Checkpoint, folde
     stored = checkpoint.tensors
     missing = sorted(expected.keys() - stored.keys())
     # Old exports carry the rotary buffer, which is computed and holds nothing learnt.
-    extra = sorted(n for n in stored.keys() - expected.keys() if not n.endswith("rotary_emb.inv_freq"))
+    extra = sorted(n for n in stored.keys() - expected.keys() if not is_computed(n))
     problems = []
     if missing:
         problems.append(f"{folder} lacks {len(missing)} weights of an InternLM2, such as {missing[0]}")

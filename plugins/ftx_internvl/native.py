@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftx import ModelError
 from ftx.atomic import write_text
+from ftx.checkpoint_files import is_computed
 from ftx.export.weights import write_renamed
 from ftx_internvl.config import Chat, native_config
 from ftx_internvl.tiles import MEAN, STD
@@ -63,7 +64,7 @@ def write_native(
 
 
 def _renamed(stored: str, tensor: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
-    if stored.endswith("rotary_emb.inv_freq"):  # computed, not learnt
+    if is_computed(stored):
         return {}
     return {hub_name(name): part for name, part in layout.split(stored, tensor).items()}
 

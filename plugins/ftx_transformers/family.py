@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx import Layout, ModelError, ModelFacts, ModelFamily
-from ftx.checkpoint_files import Checkpoint, read_json
+from ftx.checkpoint_files import Checkpoint, is_computed, read_json
 from ftx.data.tokens import Tokenizer
 from ftx.pretrained import load_tokenizer, loaded
 from ftx_transformers.layout import Place, PlacedLayout, misfit, places
@@ -131,7 +131,7 @@ def native_config(values: dict[str, Any], folder: Path) -> PreTrainedConfig:
 def _stored(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     """Shapes by name, without the rotary buffers of old exports, which are computed."""
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    return {name: shape for name, shape in shapes.items() if not name.endswith("rotary_emb.inv_freq")}
+    return {name: shape for name, shape in shapes.items() if not is_computed(name)}
 
 
 def _compare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,10 +47,10 @@ def look_at(folder: Path, name: str) -> Picture:
     """The picture `name` of `folder`, decoded once to the end. Raises RowError."""
     path = image_path(folder, name)
     with _decoding(name), path.open("rb") as file:
+        state = os.fstat(file.fileno())  # of what is read, whatever takes its place
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         width, height = _measured(file, name)
-    state = path.stat()
     return Picture(str(path.resolve()), width, height, state.st_size, state.st_mtime_ns, digest)
 
 

@@ -16,16 +16,17 @@ from ftx.data.store import Sample
 from ftx.data.template import Encoded
 from ftx.errors import DataError
 
-WINDOW = 4096  # samples that are shuffled and packed together; all that is ever held
+WINDOW = 4096  # samples that are shuffled and packed together; two windows are all that is ever held
 
 
 class Streamed(Feed):
     """Rows made of an endless stream, window after window.
 
     Sets are drawn from by `weights`, and begun anew at their end. A window's samples are shuffled and packed by (seed,
-    number of the window), so that a row depends on its number alone, whichever process asks; asking for a row before
-    the window reads from the beginning again. `ledger` counts what has been read since, the sets' second passes
-    included; with more than `max_rejected` rejects asking for a row raises DataError.
+    number of the window), so that a row depends on its number alone, whichever process asks. The window before is kept,
+    as batches are made ahead of the step; asking for an earlier row reads from the beginning again. `ledger` counts
+    what has been read since, the sets' second passes included; with more than `max_rejected` rejects asking for a row
+    raises DataError.
     """
 
     endless = True
@@ -50,16 +51,18 @@ class Streamed(Feed):
         self._window = -1
         self._first = 0  # number of the window's first row
         self._rows: list[list[Sample]] = []
+        self._before: list[list[Sample]] = []
 
     def __len__(self) -> int:
         raise TypeError("a stream has no length")
 
     def samples(self, row: int) -> list[Sample]:
-        if row < self._first:
+        if row < self._first - len(self._before):
             self._begin()
         while row >= self._first + len(self._rows):
             self._advance()
-        return self._rows[row - self._first]
+        at = row - self._first  # below zero in the window before, counted from its end
+        return self._rows[at] if at >= 0 else self._before[at]
 
     def tokens(self, row: int) -> int:
         return sum(map(len, self.samples(row)))
@@ -73,6 +76,7 @@ class Streamed(Feed):
     def _advance(self) -> None:
         self._window += 1
         self._first += len(self._rows)
+        self._before = self._rows
         held = [self._as_sample(row) for row in islice(self._stream, WINDOW)]
         seed = random.Random(f"{self._seed}-{self._window}").getrandbits(63)
         if self.isolated:

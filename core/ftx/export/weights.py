@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftx.checkpoint_files import Checkpoint
+from ftx.checkpoint_files import Checkpoint, is_computed
 from ftx.contracts import ModelFamily
 from ftx.errors import ModelError
 
@@ -52,7 +52,7 @@ def write_shards(checkpoint: Checkpoint, out: Path, tensor: Callable[[str], torc
     """
     names: dict[str, list[str]] = {shard: [] for shard in checkpoint.shards}
     for name, info in checkpoint.tensors.items():
-        if not name.endswith("rotary_emb.inv_freq"):
+        if not is_computed(name):
             names[info.shard].append(name)
     written: dict[str, _Written] = {}
     for shard, stored in names.items():
