@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["FTX_PLUGINS"] = "none"
 
 import pytest
+import torch
+
+from ftx.checkpoint_files import Checkpoint
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TINY = FIXTURES / "golden" / "internlm2_base"
@@ -26,6 +29,31 @@ def recorded_folder(name: str) -> Path:
     if named := os.environ.get("FTX_GOLDEN"):
         places.insert(0, Path(named) / name)
     return next((place for place in places if place.is_dir()), places[0])
+
+
+def stored_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint by their stored names."""
+    checkpoint = Checkpoint.of(folder)
+    return {name: tensor for shard in checkpoint.shards for name, tensor in checkpoint.read(shard).items()}
+
+
+def assert_same_bits(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype
+        assert torch.equal(ours[name], tensor), name
+
+
+def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest difference."""
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max())
+
+
+@pytest.fixture
+def no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
 
 
 @dataclass

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import write_rows
+from conftest import stored_tensors, write_rows
 from ftx.checkpoint_files import Checkpoint
 from ftx.export.merge import Adapter
 from ftx.export.weights import export_weights
 from ftx_transformers.family import Transformers
-from test_natives import changed, make
+from test_natives import changed, make, tune_merge_ask
 
 FAMILY = Transformers()
 TOP_TWO = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -48,11 +48,6 @@ FUSED: dict[str, dict[str, Any]] = {
 }
 
 
-def stored(folder: Path) -> dict[str, torch.Tensor]:
-    checkpoint = Checkpoint.of(folder)
-    return {name: tensor for shard in checkpoint.shards for name, tensor in checkpoint.read(shard).items()}
-
-
 @pytest.mark.parametrize("kind", FUSED)
 def test_experts_are_tuned_around_merged_and_asked(kind: str, ftx: Any, tmp_path: Path) -> None:
     model = make(kind, tmp_path / kind, **FUSED[kind])
@@ -60,14 +55,8 @@ def test_experts_are_tuned_around_merged_and_asked(kind: str, ftx: Any, tmp_path
     (plan,) = ftx("plan", *flags, "--json").events
     assert plan["family"] == {"name": "transformers"}
     assert any("are fused: lora and qlora leave them as they are" in note for note in plan["notes"])
-    result = ftx("train", *flags, "--max-steps", 4, "--global-batch-size", 4, "--json")
-    assert result.code == 0, result.err
-    curve = [event["loss"] for event in result.events if event["event"] == "step"]
-    assert curve[-1] < curve[0]
-    merged = ftx("merge", "runs/rows-lora", "--json")
-    assert merged.code == 0, merged.err
-    assert ftx("chat", "runs/rows-lora/merged", "--once", "What is 1?", "--max-new-tokens", 4).code == 0
-    before, after = stored(model), stored(Path("runs/rows-lora/merged"))
+    tune_merge_ask(ftx, flags, steps=4)
+    before, after = stored_tensors(model), stored_tensors(Path("runs/rows-lora/merged"))
     adapter = Adapter.read(Path("runs/rows-lora/adapter"))
     assert before.keys() == after.keys()
     assert adapter.factors.keys() < before.keys()
@@ -115,7 +104,7 @@ def test_what_was_not_changed_is_exported_bit_for_bit(kind: str, tmp_path: Path)
     model = make(kind, tmp_path / kind, **FUSED[kind])
     native = FAMILY.load(model, dtype=torch.float32, device="cpu", attention="sdpa")
     export_weights(native.state_dict(), FAMILY, model, tmp_path)
-    before, after = stored(model), stored(tmp_path)
+    before, after = stored_tensors(model), stored_tensors(tmp_path)
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
@@ -129,7 +118,7 @@ def test_other_ways_of_storing_are_kept_too(options: dict[str, Any], tmp_path: P
     native.save_pretrained(model, **options)
     FAMILY.inspect(model)
     export_weights(native.state_dict(), FAMILY, model, tmp_path)
-    before, after = stored(model), stored(tmp_path)
+    before, after = stored_tensors(model), stored_tensors(tmp_path)
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert len(Checkpoint.of(tmp_path).shards) == len(Checkpoint.of(model).shards)
@@ -138,14 +127,14 @@ def test_other_ways_of_storing_are_kept_too(options: dict[str, Any], tmp_path: P
 @pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe", "deepseek_v2"])
 def test_full_tuning_changes_experts_and_keeps_their_layout(kind: str, ftx: Any, tmp_path: Path) -> None:
     model = make(kind, tmp_path / kind, **FUSED[kind])
-    save_file({name: tensor.bfloat16() for name, tensor in stored(model).items()}, model / "model.safetensors")
+    save_file({name: tensor.bfloat16() for name, tensor in stored_tensors(model).items()}, model / "model.safetensors")
     data = write_rows(tmp_path / "rows.jsonl", 8)
     flags = ["--model", model, "--data", data, "--method", "full", "--max-length", 128, "--lr", 1e-2, "--json"]
     result = ftx("train", *flags, "--max-steps", 4, "--global-batch-size", 4)
     assert result.code == 0, result.err
     curve = [event["loss"] for event in result.events if event["event"] == "step"]
     assert curve[-1] < curve[0]
-    before, after = stored(model), stored(Path("runs/rows-full/model"))
+    before, after = stored_tensors(model), stored_tensors(Path("runs/rows-full/model"))
     assert {n: (t.shape, t.dtype) for n, t in before.items()} == {n: (t.shape, t.dtype) for n, t in after.items()}
     experts = [name for name in before if ".experts." in name]
     assert experts and all(not torch.equal(before[name], after[name]) for name in experts)
@@ -177,12 +166,12 @@ EXPERT = "model.layers.1.mlp.experts.11.down_proj.weight"
 
 
 def without(folder: Path, name: str) -> Path:
-    save_file({n: t for n, t in stored(folder).items() if n != name}, folder / "model.safetensors")
+    save_file({n: t for n, t in stored_tensors(folder).items() if n != name}, folder / "model.safetensors")
     return folder
 
 
 def with_(folder: Path, name: str, tensor: torch.Tensor) -> Path:
-    save_file({**stored(folder), name: tensor}, folder / "model.safetensors")
+    save_file({**stored_tensors(folder), name: tensor}, folder / "model.safetensors")
     return folder
 
 
@@ -228,4 +217,4 @@ def test_weights_without_use_are_carried_along(method: str, ftx: Any, tmp_path: 
     if method == "lora":
         assert ftx("merge", "runs/rows-lora").code == 0
         out = Path("runs/rows-lora/merged")
-    assert torch.equal(stored(out)[draft], stored(model)[draft])
+    assert torch.equal(stored_tensors(out)[draft], stored_tensors(model)[draft])

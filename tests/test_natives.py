@@ -55,6 +55,17 @@ def make(kind: str, folder: Path, **sizes: Any) -> Path:
     return folder
 
 
+def tune_merge_ask(ftx: Any, flags: list[Any], steps: int) -> None:
+    """The way of rows.jsonl by lora in the working folder, on which the loss falls."""
+    result = ftx("train", *flags, "--max-steps", steps, "--global-batch-size", 4, "--json")
+    assert result.code == 0, result.err
+    curve = [event["loss"] for event in result.events if event["event"] == "step"]
+    assert curve[-1] < curve[0]
+    merged = ftx("merge", "runs/rows-lora", "--json")
+    assert merged.code == 0, merged.err
+    assert ftx("chat", "runs/rows-lora/merged", "--once", "What is 1?", "--max-new-tokens", 4).code == 0
+
+
 @pytest.mark.parametrize("kind", KNOWN)
 def test_a_native_model_is_found_tuned_merged_and_asked(kind: str, ftx: Any, tmp_path: Path) -> None:
     model = make(kind, tmp_path / kind, **NATIVES[kind])
@@ -63,13 +74,7 @@ def test_a_native_model_is_found_tuned_merged_and_asked(kind: str, ftx: Any, tmp
     (plan,) = ftx("plan", *flags, "--json").events
     assert plan["family"] == {"name": "transformers"}
     assert plan["model"]["parameters"] > 10_000
-    result = ftx("train", *flags, "--max-steps", 3, "--global-batch-size", 4, "--json")
-    assert result.code == 0, result.err
-    curve = [event["loss"] for event in result.events if event["event"] == "step"]
-    assert curve[-1] < curve[0]
-    merged = ftx("merge", "runs/rows-lora", "--json")
-    assert merged.code == 0, merged.err
-    assert ftx("chat", "runs/rows-lora/merged", "--once", "What is 1?", "--max-new-tokens", 4).code == 0
+    tune_merge_ask(ftx, flags, steps=3)
     assert Checkpoint.of(Path("runs/rows-lora/merged")).tensors.keys() == Checkpoint.of(model).tensors.keys()
 
 

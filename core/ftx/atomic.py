@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -94,6 +96,11 @@ def write_text(target: Path, text: str) -> None:
         raise _storage(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(target: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file whole, indented, as model folders have them. Raises StorageError."""
+    write_text(target, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
 
 
 def sha256_of(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,32 @@ def loaded(
     return model.eval()
 
 
+def config_of(values: Mapping[str, Any], what: str) -> PreTrainedConfig:
+    """`values` as transformers' config of the type that they name. Raises ModelError, which begins with `what`."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING
+
+    try:
+        return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
+    # Each config class checks its values in its own way.
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{what} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def skeleton(make: Callable[[], PreTrainedModel], what: str) -> PreTrainedModel:
+    """The model that `make` builds, on the meta device: without memory for its weights.
+
+    Raises ModelError when the sizes in its config do not fit each other; `what` begins it, as "config.json makes".
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return make()
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        raise ModelError(f"{what} no model: {str(error).splitlines()[0]}") from None
+
+
 def native_tensors(checkpoint: Checkpoint, layout: Layout) -> dict[str, torch.Tensor]:
     """The stored tensors as the native model's parameters, memory-mapped where they are stored as they are held."""
     return {
@@ -83,9 +109,9 @@ def check_weights(native: PreTrainedModel, checkpoint: Checkpoint, layout: Layou
     problems = []
     tied = set(getattr(native, "all_tied_weights_keys", None) or ())
     if missing := sorted(expected.keys() - held.keys() - tied):
-        problems.append(f"{checkpoint.folder} lacks {len(missing)} weights of {what}: {_some(missing)}")
+        problems.append(f"{checkpoint.folder} lacks {len(missing)} weights of {what}: {some(missing)}")
     if extra := sorted({held[part] for part in held.keys() - expected.keys()}):
-        problems.append(f"{checkpoint.folder} holds {len(extra)} weights that {what} has not: {_some(extra)}")
+        problems.append(f"{checkpoint.folder} holds {len(extra)} weights that {what} has not: {some(extra)}")
     for name, info in stored.items():
         if problems:
             break
@@ -96,7 +122,8 @@ def check_weights(native: PreTrainedModel, checkpoint: Checkpoint, layout: Layou
         raise ModelError(*problems)
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first of `names`, for a sentence."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, Positive
 
 from ftx import ModelError
 from ftx.checkpoint_files import read_json
+from ftx.pretrained import config_of
 from ftx_internlm2.config import checked as checked_internlm2
 from ftx_internlm2.config import known as known_internlm2
 
@@ -151,16 +152,11 @@ def native_config(chat: Chat, where: str) -> InternVLConfig:
 
 
 def _text_config(chat: Chat, where: str) -> PreTrainedConfig:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING, LlamaConfig
+    from transformers import LlamaConfig
 
     if chat.language == "internlm2":
         values = known_internlm2(checked_internlm2(chat.llm_config, where))
         bias = values.pop("bias")
         return LlamaConfig(**values, attention_bias=bias)
     values = {key: value for key, value in chat.llm_config.items() if key not in ("auto_map", "quantization_config")}
-    try:
-        return CONFIG_MAPPING[chat.language].from_dict({**values, "model_type": chat.language})
-    # Each config class checks its values in its own way.
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{where}: llm_config cannot be read: {' '.join(str(error).split())}") from None
+    return config_of({**values, "model_type": chat.language}, f"{where}: llm_config")

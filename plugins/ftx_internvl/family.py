@@ -14,8 +14,10 @@ from ftx import ImageProcessor, Layout, ModelError, ModelFacts, ModelFamily
 from ftx.adapters import linear_leaves
 from ftx.checkpoint_files import read_json
 from ftx.data.named import named_templates
+from ftx.export.inside import Inside
+from ftx.export.same import SameLayout
 from ftx.export.weights import write_shards
-from ftx.pretrained import check_weights, load_tokenizer, loaded, native_tensors
+from ftx.pretrained import check_weights, load_tokenizer, loaded, native_tensors, skeleton
 from ftx_internlm2.layout import layout_of
 from ftx_internvl.config import Chat, native_config, read_config
 from ftx_internvl.layout import InternVLLayout
@@ -168,22 +170,15 @@ def _travelled(folder: Path, family: InternVL) -> str | None:
 
 def layout_for(chat: Chat) -> Layout:
     """The tensor mapping of such a model's checkpoint."""
-    from ftx.export.same import SameLayout
-
-    return InternVLLayout(layout_of(chat.llm_config) if chat.language == "internlm2" else SameLayout())
+    return InternVLLayout(Inside(layout_of(chat.llm_config) if chat.language == "internlm2" else SameLayout()))
 
 
 def _skeleton(chat: Chat, folder: Path) -> PreTrainedModel:
-    """The model without memory for its weights. Raises ModelError when its sizes do not fit each other."""
-    import torch
-
     from ftx_internvl.modeling import InternVLChat
 
-    try:
-        with torch.device("meta"):
-            return InternVLChat(native_config(chat, str(folder / "config.json")))
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
-        raise ModelError(f"{folder}: config.json makes no model: {str(error).splitlines()[0]}") from None
+    return skeleton(
+        lambda: InternVLChat(native_config(chat, str(folder / "config.json"))), f"{folder}: config.json makes"
+    )
 
 
 def _check_projector(chat: Chat, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -44,13 +44,13 @@ PARTS = (".attention.q_proj.", ".attention.k_proj.", ".attention.v_proj.")
 
 @dataclass(frozen=True)
 class InternVLLayout(Layout):
-    """The mapping for one model; `language` is its language model's own, from stored to native names."""
+    """The mapping for one model; `language` is its language model's, to names in the whole."""
 
     language: Layout
 
     def native_names(self, stored: str) -> list[str]:
         if stored.startswith(LANGUAGE):
-            return [_within(name) for name in self.language.native_names(stored.removeprefix(LANGUAGE))]
+            return self.language.native_names(stored.removeprefix(LANGUAGE))
         for official, native in PROJECTOR.items():
             if stored.startswith(official):
                 return [native + stored.removeprefix(official)]
@@ -59,22 +59,14 @@ class InternVLLayout(Layout):
 
     def split(self, stored: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         if stored.startswith(LANGUAGE):
-            parts = self.language.split(stored.removeprefix(LANGUAGE), tensor)
-            return {_within(name): part for name, part in parts.items()}
+            return self.language.split(stored.removeprefix(LANGUAGE), tensor)
         names = self.native_names(stored)
         return dict(zip(names, tensor.chunk(len(names)), strict=True))
 
     def join(self, stored: str, native: Mapping[str, torch.Tensor]) -> torch.Tensor:
         import torch
 
-        names = self.native_names(stored)
         if stored.startswith(LANGUAGE):
-            own = self.language.native_names(stored.removeprefix(LANGUAGE))
-            parts = {inner: native[name] for inner, name in zip(own, names, strict=True)}
-            return self.language.join(stored.removeprefix(LANGUAGE), parts)
+            return self.language.join(stored.removeprefix(LANGUAGE), native)
+        names = self.native_names(stored)
         return native[names[0]] if len(names) == 1 else torch.cat([native[name] for name in names])
-
-
-def _within(name: str) -> str:
-    """The name in the whole of what the language model alone calls `name`; the head stands beside it."""
-    return f"model.language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx import ModelError
-from ftx.atomic import write_text
+from ftx.atomic import write_json, write_text
 from ftx.checkpoint_files import is_computed
 from ftx.export.weights import write_renamed
 from ftx_internvl.config import Chat, native_config
@@ -58,7 +57,7 @@ def write_native(
     check_expressible(chat)
     write_renamed(checkpoint, out, lambda stored, tensor: _renamed(stored, tensor, layout))
     dtypes = {info.dtype for info in checkpoint.tensors.values()}
-    _write_json(out / "config.json", _config(chat, tokenizer, dtypes.pop() if len(dtypes) == 1 else None))
+    write_json(out / "config.json", _config(chat, tokenizer, dtypes.pop() if len(dtypes) == 1 else None))
     _write_tokenizer(tokenizer, template, out)
     _write_processor(chat, out)
 
@@ -97,7 +96,7 @@ def _write_tokenizer(tokenizer: Tokenizer, template: str | None, out: Path) -> N
     config["extra_special_tokens"] = {**SPECIALS, "video_token": SPECIALS["context_image_token"]}
     config["processor_class"] = "InternVLProcessor"
     config.pop("chat_template", None)
-    _write_json(path, config)
+    write_json(path, config)
     if template is not None:
         write_text(out / "chat_template.jinja", with_parts(template))
 
@@ -130,10 +129,6 @@ def _write_processor(chat: Chat, out: Path) -> None:
         "rescale_factor": 1 / 255,
         "size": side,
     }
-    _write_json(out / "preprocessor_config.json", images)
+    write_json(out / "preprocessor_config.json", images)
     processor = {"processor_class": "InternVLProcessor", "image_seq_length": chat.places}
-    _write_json(out / "processor_config.json", processor)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_json(out / "processor_config.json", processor)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.artifact import copy_companions as copy_of_language_model
-from ftx.atomic import write_text
+from ftx.atomic import write_json, write_text
 from ftx.checkpoint_files import read_json
 from ftx_llava.config import Projector, native_config
 from ftx_llava.images import FILES
@@ -50,10 +49,8 @@ def write_xtuner(stored: Stored, out: Path) -> None:
     write_tower(stored, out / TOWER)
     (out / PROJECTOR).mkdir(exist_ok=True)
     if (stored.folder / PROJECTOR / "config.json").is_file():
-        copy_files(stored.folder / PROJECTOR, out / PROJECTOR, "config.json")
-        copy_files(
-            stored.folder / PROJECTOR, out / PROJECTOR, *(p.name for p in stored.folder.glob(f"{PROJECTOR}/*.py"))
-        )
+        code = (path.name for path in stored.folder.glob(f"{PROJECTOR}/*.py"))
+        copy_files(stored.folder / PROJECTOR, out / PROJECTOR, "config.json", *code)
     else:
         write_json(out / PROJECTOR / "config.json", projector_values(stored))
     write_text(out / NAME, XTunerConfig(".", TOWER, stored.eyes.layer).text())
@@ -89,7 +86,3 @@ def copy_files(folder: Path, out: Path, *names: str) -> None:
     for name in names:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    write_text(path, json.dumps(values, ensure_ascii=False, indent=2))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import BaseModel, PositiveInt, ValidationError
 
 from ftx import ModelError
+from ftx.pretrained import config_of
 from ftx_internlm2.config import checked as checked_internlm2
 from ftx_internlm2.config import known as known_internlm2
 
@@ -143,12 +144,5 @@ def places(tower: PreTrainedConfig, eyes: Eyes) -> int:
 
 
 def _native(values: Mapping[str, Any], where: str) -> PreTrainedConfig:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING
-
-    kind = values["model_type"]
-    try:
-        return CONFIG_MAPPING[kind].from_dict({key: value for key, value in values.items() if key not in UNREAD})
-    # Each config class checks its values in its own way.
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{where}: the {kind} config cannot be read: {' '.join(str(error).split())}") from None
+    read = {key: value for key, value in values.items() if key not in UNREAD}
+    return config_of(read, f"{where}: the {values['model_type']} config")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx import ModelError
+from ftx.atomic import write_json
 from ftx.export.weights import write_shards
 from ftx.pretrained import native_tensors
 from ftx_llava.companions import (
     CHAT,
     copy_files,
     copy_language,
-    write_json,
     write_official_tower,
     write_xtuner,
 )

@@ -13,6 +13,7 @@ from ftx import ImageProcessor, Layout, ModelError, ModelFacts, ModelFamily
 from ftx.adapters import linear_leaves
 from ftx.atomic import hash_text, weights_fingerprint
 from ftx.data.named import named_templates
+from ftx.export.inside import Inside
 from ftx.export.same import SameLayout
 from ftx.pretrained import load_tokenizer, loaded, native_tensors
 from ftx_internlm2.layout import layout_of
@@ -157,5 +158,5 @@ def _layout(stored: Stored, config: LlavaConfig) -> LlavaLayout:
     native = skeleton_of_tower(config.vision_config).state_dict()
     level = LEVEL if any(name.startswith(LEVEL) for name in native) else ""
     internlm2 = stored.text["model_type"] == "internlm2"
-    language = layout_of(stored.text) if internlm2 else SameLayout()
+    language = Inside(layout_of(stored.text) if internlm2 else SameLayout())
     return LlavaLayout(PREFIXES[stored.layout], language, level)

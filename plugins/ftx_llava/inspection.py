@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ftx import Layout, ModelError
+from ftx.pretrained import skeleton
 from ftx_llava.layout import LANGUAGE, PROJECTOR, TOWER
 
 if TYPE_CHECKING:
@@ -19,20 +20,16 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def skeleton_of_tower(config: PreTrainedConfig) -> PreTrainedModel:
     """The tower on the meta device. Raises ModelError when its sizes do not fit each other."""
-    import torch
     from transformers import AutoModel
 
-    try:
-        with torch.device("meta"):
-            tower: PreTrainedModel = AutoModel.from_config(config)
-            return tower
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
-        raise ModelError(f"the config of the vision tower makes no model: {str(error).splitlines()[0]}") from None
+    return skeleton(lambda: AutoModel.from_config(config), "the config of the vision tower makes")
 
 
 def check_parts(config: LlavaConfig, checkpoint: Checkpoint, layout: Layout) -> None:
     """Compare what is stored with what the configs make. Raises ModelError with a sentence per part and problem."""
-    native = _skeleton(config)
+    from ftx_llava.modeling import LlavaRows
+
+    native = skeleton(lambda: LlavaRows(config), "the configs of the parts make")
     expected = {name: tuple(tensor.shape) for name, tensor in native.state_dict().items()}
     stored = _stored_shapes(checkpoint, layout)
     _check_projector(stored, config)
@@ -50,18 +47,6 @@ def check_parts(config: LlavaConfig, checkpoint: Checkpoint, layout: Layout) -> 
         ]
     if problems:
         raise ModelError(*problems)
-
-
-def _skeleton(config: LlavaConfig) -> PreTrainedModel:
-    import torch
-
-    from ftx_llava.modeling import LlavaRows
-
-    try:
-        with torch.device("meta"):
-            return LlavaRows(config)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
-        raise ModelError(f"the configs of the parts make no model: {str(error).splitlines()[0]}") from None
 
 
 def _stored_shapes(checkpoint: Checkpoint, layout: Layout) -> dict[str, tuple[int, ...]]:

@@ -45,8 +45,8 @@ PREFIXES: dict[str, tuple[tuple[str, str, str], ...]] = {
 class LlavaLayout(Layout):
     """The mapping for one model.
 
-    `language` is the language model's own, to the names it has in transformers alone; `level` is what the tower's
-    native names have before `embeddings` and `encoder`.
+    `language` is the language model's, to names in the whole; `level` is what the tower's native names have before
+    `embeddings` and `encoder`.
     """
 
     prefixes: tuple[tuple[str, str, str], ...]
@@ -60,29 +60,24 @@ class LlavaLayout(Layout):
         if part == "projector":
             layer, dot, rest = own.partition(".")
             return [f"{PROJECTOR}{LINEAR.get(layer, layer)}{dot}{rest}"]
-        return [_within(name) for name in self.language.native_names(own)]
+        return self.language.native_names(own)
 
     def split(self, stored: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         part, own = self._own(stored)
         if part == "language":
-            return {_within(name): piece for name, piece in self.language.split(own, tensor).items()}
+            return self.language.split(own, tensor)
         return {self.native_names(stored)[0]: tensor}
 
     def join(self, stored: str, native: Mapping[str, torch.Tensor]) -> torch.Tensor:
         part, own = self._own(stored)
         if part == "language":
-            return self.language.join(own, {name: native[_within(name)] for name in self.language.native_names(own)})
+            return self.language.join(own, native)
         return native[self.native_names(stored)[0]]
 
     def _own(self, stored: str) -> tuple[str, str]:
         """The part that holds the tensor, and its name there."""
         prefix, part, begin = next(entry for entry in self.prefixes if stored.startswith(entry[0]))
         return part, begin + stored.removeprefix(prefix)
-
-
-def _within(name: str) -> str:
-    """The name in the whole of what the language model alone calls `name`; the head stands beside it."""
-    return f"{LANGUAGE}{name.removeprefix('model.')}" if name.startswith("model.") else name
 
 
 # layout -> native prefix -> stored prefix; the language model as transformers names it

@@ -13,10 +13,10 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftx.artifact import COMPANIONS
-from ftx.atomic import whole_folder
+from ftx.atomic import whole_folder, write_json
 from ftx.console import Console
 from ftx.errors import FtxError
 from ftx.plan import make_plan
@@ -46,8 +46,8 @@ def write_start(out: Path, seed: int) -> None:
     language = json.loads((BASE / "config.json").read_text("utf-8"))
     tensors = language_tensors(seed) | vision_tensors(language["hidden_size"], seed)
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    _write_json(out / "config.json", official_config(language))
-    _write_json(out / "preprocessor_config.json", PREPROCESSOR)
+    write_json(out / "config.json", official_config(language))
+    write_json(out / "preprocessor_config.json", PREPROCESSOR)
     shutil.copyfile(BASE / "generation_config.json", out / "generation_config.json")
     write_tokenizer(out)
 
@@ -61,13 +61,13 @@ def write_tokenizer(out: Path) -> None:
     first = max(map(int, known)) + 1
     known |= {str(first + i): added_token(token) for i, token in enumerate(ADDED_TOKENS)}
     config["additional_special_tokens"] += ADDED_TOKENS
-    _write_json(out / "tokenizer_config.json", config)
+    write_json(out / "tokenizer_config.json", config)
     named = json.loads((out / "special_tokens_map.json").read_text("utf-8"))
     named["additional_special_tokens"] += ADDED_TOKENS
-    _write_json(out / "special_tokens_map.json", named)
+    write_json(out / "special_tokens_map.json", named)
     special = set(named["additional_special_tokens"])
     ids = {entry["content"]: int(index) for index, entry in known.items() if entry["content"] in special}
-    _write_json(out / "added_tokens.json", ids)
+    write_json(out / "added_tokens.json", ids)
 
 
 def language_tensors(seed: int) -> dict[str, torch.Tensor]:
@@ -129,10 +129,6 @@ def vision_shapes(language_width: int) -> dict[str, tuple[int, ...]]:
 
 def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def settings(start: Path, rows: Path, out: Path, given: argparse.Namespace) -> Written:

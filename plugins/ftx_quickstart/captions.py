@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftx_quickstart import picture_corpus
-from ftx_quickstart.corpus import Pair, probes
+from ftx_quickstart.corpus import Pair, probes, write_rows
 from ftx_quickstart.identity import replay_rows
 from ftx_quickstart.picture_corpus import (
     PICTURES,
@@ -18,7 +18,6 @@ from ftx_quickstart.picture_corpus import (
     description,
     picture_row,
     text_row,
-    write_jsonl,
 )
 from ftx_quickstart.scene_words import LANGS, mentions, names_all
 from ftx_quickstart.scenes import Scene, draw_scene, picture
@@ -86,7 +85,8 @@ def write_tuning(folder: Path, captions: int, replayed: int, plain: int, seed: i
     rows += [_row(f"replay{i:04d}", pictures, *_replayed(i, rng)) for i in range(replayed)]
     rows += [text_row(f"plain{i:04d}", row) for i, row in enumerate(replay_rows(plain, seed))]
     rng.shuffle(rows)
-    return write_jsonl(folder / ROWS, rows)
+    write_rows(rows, folder / ROWS)
+    return folder / ROWS
 
 
 def _captioned(number: int, rng: random.Random, *, held_out: bool = False) -> tuple[Scene, Pair]:

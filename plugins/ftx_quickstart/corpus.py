@@ -7,10 +7,11 @@ import json
 import random
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ftx_quickstart import facts
 
@@ -561,7 +562,7 @@ def tokenizer_texts(count: int = 20000, seed: int = 0) -> Iterator[str]:
     yield from texts(rows(count, seed))
 
 
-def write_rows(conversations: Iterable[Row], out: Path) -> int:
+def write_rows(conversations: Iterable[Mapping[str, Any]], out: Path) -> int:
     """Writes the conversations as UTF-8 JSON lines, making the folder; returns how many."""
     out.parent.mkdir(parents=True, exist_ok=True)
     written = 0

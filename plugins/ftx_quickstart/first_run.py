@@ -13,7 +13,7 @@ from ftx.atomic import write_text
 from ftx.console import Console
 from ftx.errors import RecipeError, VerificationError
 from ftx.export.merge import merge
-from ftx.plan import make_plan
+from ftx.plan import Plan, make_plan
 from ftx.plugins import Registry
 from ftx.recipe import written
 from ftx.run import losses
@@ -122,14 +122,19 @@ def first_run(registry: Registry, name: str, folder: Path, method: str, console:
         recipe,
         RECIPE.format(recipe=recipe, model=quoted(BASE), method=settings, lr=lr, data=quoted(data), out=quoted(run)),
     )
-    plan = make_plan(written(recipe, {}), registry)
-    artifact = fit(plan, console)
-    console.say("3/4  merging the adapter into the base")
-    if artifact.kind == "adapter":
-        artifact = merge(artifact, plan.family, plan.base, run / "merged", console)
+    artifact = tuned(make_plan(written(recipe, {}), registry), console)
     console.say("4/4  asking the tuned model")
     after = ask_all(open_talk(artifact.folder, registry))
     return FirstRun(name, folder, before, after, list(losses(run).values()), artifact)
+
+
+def tuned(plan: Plan, console: Console) -> Artifact:
+    """The whole model that the plan's training makes."""
+    artifact = fit(plan, console)
+    console.say("3/4  merging the adapter into the base")
+    if artifact.kind != "adapter":
+        return artifact
+    return merge(artifact, plan.family, plan.base, plan.out / "merged", console)
 
 
 def quoted(path: Path) -> str:

@@ -8,9 +8,8 @@ Rows are LLaVA's, their pictures beside them.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,14 +229,8 @@ def write_corpus(folder: Path, count: int, seed: int, *, per_picture: int = 2, t
     """
     pictures = folder / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
-    return write_jsonl(folder / ROWS, _rows(count, seed, per_picture, text_share, pictures))
-
-
-def write_jsonl(path: Path, rows: Iterable[PictureRow]) -> Path:
-    """Write rows as UTF-8 JSON lines; returns the path."""
-    with path.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return path
+    corpus.write_rows(_rows(count, seed, per_picture, text_share, pictures), folder / ROWS)
+    return folder / ROWS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

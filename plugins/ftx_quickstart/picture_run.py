@@ -10,16 +10,14 @@ from ftx.artifact import Artifact
 from ftx.atomic import write_text
 from ftx.console import Console
 from ftx.errors import RecipeError, VerificationError
-from ftx.export.merge import merge
 from ftx.plan import Plan, make_plan
 from ftx.plugins import Registry
 from ftx.recipe import written
 from ftx.run import losses
 from ftx.talk import Answer, Sampling, Talk, open_talk
-from ftx.train.fit import fit
 from ftx_quickstart.captions import Probe, caption_probes, is_caption, is_true, skill_probes, write_tuning
 from ftx_quickstart.corpus import is_right
-from ftx_quickstart.first_run import quoted
+from ftx_quickstart.first_run import quoted, tuned
 from ftx_quickstart.scenes import picture
 
 BASE = Path(__file__).parent / "vision_base"
@@ -144,10 +142,7 @@ def picture_run(registry: Registry, folder: Path, method: str, console: Console)
     before = ask_all(open_talk(BASE, registry), shown)
     console.say("2/4  tuning it to let the things in a picture say hello")
     plan = _plan(folder, method, registry)
-    artifact = fit(plan, console)
-    console.say("3/4  merging the adapter into the base")
-    if artifact.kind == "adapter":
-        artifact = merge(artifact, plan.family, plan.base, plan.out / "merged", console)
+    artifact = tuned(plan, console)
     console.say("4/4  asking the tuned model")
     after = ask_all(open_talk(artifact.folder, registry), shown)
     return PictureRun(folder, before, after, list(losses(plan.out).values()), artifact)

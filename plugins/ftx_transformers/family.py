@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ftx import Layout, ModelError, ModelFacts, ModelFamily
 from ftx.checkpoint_files import Checkpoint, is_computed, read_json
 from ftx.data.tokens import Tokenizer
-from ftx.pretrained import load_tokenizer, loaded
+from ftx.pretrained import config_of, load_tokenizer, loaded, skeleton, some
 from ftx_transformers.layout import Place, PlacedLayout, misfit, places
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
-
-SHOWN = 3  # weights that a sentence names
 
 
 class Transformers(ModelFamily):
@@ -96,14 +94,8 @@ class Transformers(ModelFamily):
 
     def _skeleton(self, folder: Path) -> PreTrainedModel:
         """The model without memory for its weights. Raises ModelError when its sizes do not fit each other."""
-        import torch
-
         config = self._config(folder)
-        try:
-            with torch.device("meta"):
-                return self._class(config)(config)
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
-            raise ModelError(f"config.json makes no model: {str(error).splitlines()[0]}") from None
+        return skeleton(lambda: self._class(config)(config), "config.json makes")
 
 
 def is_native(config: Mapping[str, Any]) -> bool:
@@ -115,17 +107,9 @@ def is_native(config: Mapping[str, Any]) -> bool:
 
 def native_config(values: dict[str, Any], folder: Path) -> PreTrainedConfig:
     """The values of a folder's config.json as transformers' class of its type. Raises ModelError."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING
-
     if "quantization_config" in values:
         raise ModelError(f"{folder} is quantised; tune the model it was made from")
-    values.pop("auto_map", None)
-    try:
-        return CONFIG_MAPPING[values["model_type"]].from_dict(values)
-    # Each config class checks its values in its own way.
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read: {' '.join(str(error).split())}") from None
+    return config_of({key: value for key, value in values.items() if key != "auto_map"}, str(folder / "config.json"))
 
 
 def _stored(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
@@ -147,9 +131,9 @@ def _compare(
     extra = _unlike(stored.keys() - found.keys(), native._keys_to_ignore_on_load_unexpected)
     problems = []
     if missing:
-        problems.append(f"{folder} lacks {len(missing)} weights of a {config.model_type}: {_some(missing)}")
+        problems.append(f"{folder} lacks {len(missing)} weights of a {config.model_type}: {some(missing)}")
     if extra:
-        problems.append(f"{folder} holds {len(extra)} weights that a {config.model_type} has not: {_some(extra)}")
+        problems.append(f"{folder} holds {len(extra)} weights that a {config.model_type} has not: {some(extra)}")
     problems += list(_unfit(expected, found, stored))[:1] or list(_unfilled(expected, found, stored))[:1]
     if problems:
         raise ModelError(*problems)
@@ -179,7 +163,7 @@ def _unfilled(
         numbers, needed = sum(math.prod(stored[name]) for name in names), math.prod(expected[native])
         if numbers < needed:
             yield (
-                f"{native} is not whole: the {len(names)} tensors stored of it ({_some(names)}) hold {numbers} of the "
+                f"{native} is not whole: the {len(names)} tensors stored of it ({some(names)}) hold {numbers} of the "
                 f"{needed} numbers that config.json gives it"
             )
 
@@ -201,8 +185,4 @@ def _notes(native: PreTrainedModel, language: str, carried: Collection[str]) -> 
             "32 bits; full tunes them"
         )
     if carried:
-        yield f"{len(carried)} weights that transformers has no use for are carried along: {_some(sorted(carried))}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        yield f"{len(carried)} weights that transformers has no use for are carried along: {some(sorted(carried))}"

@@ -6,11 +6,10 @@ operations gives the same bits. Merging into the base's own dtype rounds but onc
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftx.atomic import write_text
+from ftx.atomic import write_json
 from ftx.checkpoint_files import Checkpoint, read_json
 from ftx.export.weights import write_shards
 from ftx_xtuner.trained import Factors, Trained
@@ -63,5 +62,4 @@ def set_dtype(folder: Path, dtype: str) -> None:
     """Put the weights' dtype into config.json under the name it has there. Raises ModelError, StorageError."""
     config = read_json(folder / "config.json")
     known = {"torch_dtype", "dtype"} & config.keys() or {"torch_dtype"}
-    changed = {**config, **dict.fromkeys(known, dtype)}
-    write_text(folder / "config.json", json.dumps(changed, ensure_ascii=False, indent=2) + "\n")
+    write_json(folder / "config.json", {**config, **dict.fromkeys(known, dtype)})

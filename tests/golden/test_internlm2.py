@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftx.checkpoint_files import Checkpoint
+from conftest import assert_same_bits, stored_tensors
 from ftx.data.tokens import Tokenizer
 from ftx.export.weights import export_weights
 from ftx_internlm2.family import InternLM2
@@ -144,10 +144,4 @@ def test_long_row_and_short_row_after_it(case: Case) -> None:
 
 def test_export_is_the_source_bit_for_bit(case: Case, tmp_path: Path) -> None:
     export_weights(case.model.state_dict(), FAMILY, case.folder, tmp_path)
-    source, out = Checkpoint.of(case.folder), Checkpoint.of(tmp_path)
-    assert out.tensors.keys() == source.tensors.keys()
-    ours = {name: tensor for shard in out.shards for name, tensor in out.read(shard).items()}
-    for shard in source.shards:
-        for name, tensor in source.read(shard).items():
-            assert ours[name].dtype == tensor.dtype
-            assert torch.equal(ours[name], tensor), name
+    assert_same_bits(stored_tensors(tmp_path), stored_tensors(case.folder))

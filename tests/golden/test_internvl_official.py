@@ -17,9 +17,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import FIXTURES, recorded_folder
+from conftest import FIXTURES, apart, assert_same_bits, recorded_folder, stored_tensors
 from ftx import Conversation, Message
-from ftx.checkpoint_files import Checkpoint
 from ftx.data.conversation import IMAGE, Picture
 from ftx.data.encode import Encoder
 from ftx.data.images import look_at, open_picture
@@ -32,6 +31,7 @@ from ftx_internvl.family import InternVL
 from ftx_internvl.tiles import Tiling, best_grid
 from ftx_sources.xtuner_rows import REPLAYS, conversation
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
 GOLDEN = Path(os.environ.get("FTX_GOLDEN") or FIXTURES / "golden")
 FOLDERS = sorted(path.parent for path in GOLDEN.glob("internvl2_*/golden.json"))
 TOLERANCE = 5e-5
@@ -68,17 +68,6 @@ def model(folder: Path) -> Any:
 def case(request: pytest.FixtureRequest) -> Case:
     folder: Path = request.param
     return Case(folder, json.loads((folder / "golden.json").read_text()), load_file(folder / "golden.safetensors"))
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> Any:
-    with torch.inference_mode():
-        yield
-
-
-def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max())
 
 
 def test_there_are_cases() -> None:
@@ -209,13 +198,7 @@ def test_gradients(case: Case) -> None:
 
 def test_export_is_the_source_bit_for_bit(case: Case, tmp_path: Path) -> None:
     export_weights(model(case.folder).state_dict(), FAMILY, case.folder, tmp_path)
-    source, out = Checkpoint.of(case.folder), Checkpoint.of(tmp_path)
-    assert out.tensors.keys() == source.tensors.keys()
-    ours = {name: tensor for shard in out.shards for name, tensor in out.read(shard).items()}
-    for shard in source.shards:
-        for name, tensor in source.read(shard).items():
-            assert ours[name].dtype == tensor.dtype
-            assert torch.equal(ours[name], tensor), name
+    assert_same_bits(stored_tensors(tmp_path), stored_tensors(case.folder))
 
 
 PREPROCESS = [

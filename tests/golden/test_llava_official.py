@@ -18,9 +18,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
-from conftest import FIXTURES
+from conftest import FIXTURES, apart, stored_tensors
 from ftx import Message, ModelError
-from ftx.checkpoint_files import Checkpoint
 from ftx.data.conversation import IMAGE
 from ftx.data.encode import Encoder
 from ftx.data.images import look_at, open_picture
@@ -32,6 +31,7 @@ from ftx.plugins import load_registry
 from ftx_llava.family import LLaVA
 from ftx_sources.xtuner_rows import REPLAYS, conversation
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
 GOLDEN = Path(os.environ.get("FTX_GOLDEN") or FIXTURES / "golden")
 FOLDERS = sorted(path.parent for path in GOLDEN.glob("llava_*/golden.json"))
 WITH_ROWS = [folder for folder in FOLDERS if (folder / "data.json").is_file()]
@@ -154,17 +154,6 @@ def lone_case(request: pytest.FixtureRequest) -> Case:
     return case_of(request.param)
 
 
-@pytest.fixture(autouse=True)
-def _no_gradients() -> Any:
-    with torch.inference_mode():
-        yield
-
-
-def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max())
-
-
 def loss_of(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()))
 
@@ -180,11 +169,6 @@ def greedy(whole: Any, prompt: list[int], pixels: torch.Tensor, count: int) -> l
         eos_token_id=None,
     )
     return out[0, len(prompt) :].tolist()
-
-
-def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
-    checkpoint = Checkpoint.of(folder)
-    return {name: tensor for shard in checkpoint.shards for name, tensor in checkpoint.read(shard).items()}
 
 
 def test_there_are_cases() -> None:
@@ -283,7 +267,7 @@ def exported(case: Case, layout: str, out: Path) -> Path:
 @pytest.mark.parametrize(("folder", "twin", "layout"), PAIRS, ids=lambda value: getattr(value, "name", value))
 def test_an_export_is_the_recorded_one(folder: Path, twin: Path, layout: str, tmp_path: Path) -> None:
     """Tensor by tensor; of Hugging Face's grown vocabulary the rows that were there before: the new ones are random."""
-    ours, theirs = tensors_in(exported(case_of(folder), layout, tmp_path / "out")), tensors_in(twin)
+    ours, theirs = stored_tensors(exported(case_of(folder), layout, tmp_path / "out")), stored_tensors(twin)
     words = case_of(twin).values.get("original_vocab")
     assert ours.keys() == theirs.keys()
     for name, recorded in theirs.items():

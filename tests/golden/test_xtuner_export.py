@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import FIXTURES, recorded_folder
+from conftest import FIXTURES, recorded_folder, stored_tensors
 from ftx import FtxError
 from ftx.checkpoint_files import Checkpoint
 from ftx.plugins import load_registry
@@ -36,11 +36,6 @@ OFFICIAL = sorted(path for path in GOLDEN.glob("*/official") if list(path.parent
 
 def name(path: Path) -> str:
     return str(path.relative_to(GOLDEN))
-
-
-def stored(folder: Path) -> dict[str, torch.Tensor]:
-    checkpoint = Checkpoint.of(folder)
-    return {name: tensor for shard in checkpoint.shards for name, tensor in checkpoint.read(shard).items()}
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -98,7 +93,7 @@ def test_a_checkpoint_becomes_the_adapter_of_pth_to_hf(folder: Path) -> None:
 @pytest.mark.parametrize("folder", MERGED, ids=name)
 def test_a_merged_model_is_that_of_convert_merge(folder: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    base, theirs = Checkpoint.of(base_of(config["_name_or_path"])), stored(folder)
+    base, theirs = Checkpoint.of(base_of(config["_name_or_path"])), stored_tensors(folder)
     same = []
     for adapter in ADAPTERS:
         trained = read_adapter(adapter, None)
@@ -108,7 +103,7 @@ def test_a_merged_model_is_that_of_convert_merge(folder: Path, tmp_path: Path) -
             continue
         (out := tmp_path / str(len(same))).mkdir()
         write_merged(trained, base, out, xtuners_dtype(config["model_type"]))
-        same.append(equal(stored(out), theirs))
+        same.append(equal(stored_tensors(out), theirs))
     assert any(same)
 
 
@@ -118,7 +113,7 @@ def test_the_adapter_of_a_merge_is_merged_whole(folder: Path, tmp_path: Path) ->
     config = json.loads((folder / "config.json").read_text("utf-8"))
     found = find(folder.parent / "hf", base_of(config["_name_or_path"]), None, None)
     assert merge(found, tmp_path / "out", None, load_registry("none")) == config["torch_dtype"]
-    assert equal(stored(tmp_path / "out"), stored(folder))
+    assert equal(stored_tensors(tmp_path / "out"), stored_tensors(folder))
     assert recorded(tmp_path / "out") == recorded(folder)
 
 
@@ -128,5 +123,5 @@ def test_a_checkpoint_becomes_the_model_of_convert_to_official(folder: Path, tmp
     for path in folder.parent.glob("*.pth"):
         found = find(path, base, folder.parent / "xtuner_config.py", None)
         assert merge(found, tmp_path / path.stem, None, load_registry("none")) == "bfloat16"
-        assert equal(stored(tmp_path / path.stem), stored(folder))
+        assert equal(stored_tensors(tmp_path / path.stem), stored_tensors(folder))
         assert recorded(tmp_path / path.stem) == recorded(folder)
