@@ -35,7 +35,7 @@ from ftx.plan import Plan, make_plan
 from ftx.plugins import load_registry
 from ftx.recipe import written
 from ftx.train import fit as loop
-from ftx.train.batches import Batches
+from ftx.train.path import FastPath
 
 TOKENIZER = Path(__file__).parents[1] / "tests" / "fixtures" / "data" / "internlm2_tokenizer"
 ADDED = ["<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>"]
@@ -148,19 +148,19 @@ def write_rows(folder: Path, count: int) -> Path:
     return folder / "rows.json"
 
 
-def plan_of(model: Path, rows: Path, steps: int, *, again: bool, packing: str) -> Plan:
+def plan_of(model: Path, rows: Path, steps: int, *, memory: str, packing: str) -> Plan:
     values: dict[str, Any] = {
         "family": {"name": "internvl"},
         "model": str(model),
         "data": {"sets": [{"path": str(rows)}], "packing": packing, "max_length": 6656},
-        "train": {"max_steps": steps, "activation_checkpointing": again},
+        "train": {"max_steps": steps, "memory": memory},
     }
     if packing == "best_fit":  # as many pictures a step, in fewer and fuller rows
         values["train"] |= {"global_batch_size": 8, "micro_batch_size": 2}
     return make_plan(written(None, {key: (value, "benchmark") for key, value in values.items()}), load_registry("none"))
 
 
-def stock(plan: Plan, accelerator: Accelerator) -> tuple[Any, torch.optim.Optimizer]:
+def stock(plan: Plan) -> tuple[Any, torch.optim.Optimizer, FastPath]:
     """The same base in 4 bits with peft as its documentation has it."""
     from transformers import BitsAndBytesConfig
 
@@ -188,7 +188,8 @@ def stock(plan: Plan, accelerator: Accelerator) -> tuple[Any, torch.optim.Optimi
         task_type="CAUSAL_LM",
     )
     model = peft.get_peft_model(model, config)
-    return model, torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-5, weight_decay=0.05)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-5, weight_decay=0.05)
+    return model, optimizer, FastPath(torch.bfloat16)
 
 
 def measure(name: str, plan: Plan, steps: int, accelerator: Accelerator, *, by_stock: bool) -> str:
@@ -196,16 +197,16 @@ def measure(name: str, plan: Plan, steps: int, accelerator: Accelerator, *, by_s
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
-    model, optimizer = stock(plan, accelerator) if by_stock else loop._prepare(plan, accelerator, None)
+    model, optimizer, path = stock(plan) if by_stock else loop.prepare(plan, accelerator, None)
     loading, loaded = torch.cuda.max_memory_allocated(), time.monotonic() - began
     model.train()
     torch.cuda.reset_peak_memory_stats()
     train = plan.recipe.train
     images = tokens = 0
-    with Batches(plan, 0, 1, 0) as batches:
+    with path.batches(plan, accelerator, 0) as batches:
         for step in range(steps + 1):
             rows = plan.feed.rows_of(step, train.global_batch_size, train.seed)
-            loss = loop._accumulate(plan, model, rows, batches, accelerator)
+            loss = loop.accumulate(plan, model, rows, batches, accelerator, path)
             torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -239,13 +240,13 @@ def main() -> None:
         print(f"peft {peft.__version__}, Python {platform.python_version()}; {given.steps} steps of 16 pictures")
         print("| path | images/s | tokens/s | peak GiB | peak GiB loading | s loading | loss |")
         print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
-        for name, again, packing, by_stock in (
-            ("stock: peft, padded, checkpointing", True, "none", True),
-            ("ftx: the default recipe (checkpointing)", True, "none", False),
-            ("ftx: packed, checkpointing", True, "best_fit", False),
-            ("ftx: without checkpointing", False, "none", False),
+        for name, memory, packing, by_stock in (
+            ("stock: peft, padded, checkpointing", "fast", "none", True),
+            ("ftx: the default recipe (memory balanced)", "balanced", "none", False),
+            ("ftx: packed, balanced", "balanced", "best_fit", False),
+            ("ftx: memory fast", "fast", "none", False),
         ):
-            plan = plan_of(model, rows, given.steps + 1, again=again, packing=packing)
+            plan = plan_of(model, rows, given.steps + 1, memory=memory, packing=packing)
             print(measure(name, plan, given.steps, accelerator, by_stock=by_stock), flush=True)
 
 

@@ -434,7 +434,7 @@ def test_activations_computed_again_change_nothing(folders: dict[str, Path], tmp
             "data": str(rows),
             "method": {"name": "lora", "vision": "lora", "dropout": 0.1},
             "out": f"run-{again}",
-            "train": {"max_steps": 2, "global_batch_size": 6, "activation_checkpointing": again},
+            "train": {"max_steps": 2, "global_batch_size": 6, "memory": "balanced" if again else "fast"},
         }
         plan = make_plan(written(None, {key: (value, "test") for key, value in values.items()}), load_registry("none"))
         fit(plan)

@@ -233,14 +233,14 @@ def test_memory_that_runs_out_ends_with_advice(
     tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No GPU here to fill: the error is torch's own, raised where a product would."""
-    from ftx.train import fit as loop
+    from ftx.train import path as loop
 
     def full(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(loop, "loss_sum", full)
     with pytest.raises(
-        FtxError, match=r"not enough memory; try --set train\.activation_checkpointing=true, or train\.micro_batch"
+        FtxError, match=r"not enough memory; try --set train\.memory=balanced, or train\.micro_batch"
     ) as caught:
         fit(plan_for(tiny, rows, tmp_path / "run"))
     assert caught.value.exit_code == 4

@@ -182,6 +182,8 @@ class ModelFamily(Part, ABC):
     kind = "family"
     # Parts of the native model that are trained each in its own way, and the prefix of their modules' names.
     parts: ClassVar[Mapping[str, str]] = {"language": ""}
+    # Whether the language model's attention may get samples end to end with their bounds instead of a mask.
+    varlen: ClassVar[bool] = False
     # Layouts by name that `convert` can write.
     layouts: ClassVar[tuple[str, ...]] = ()
 

@@ -26,6 +26,7 @@ from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import FtxError, HubError, ModelError, RecipeError
 from ftx.recipe import HUB_PATH, Recipe, SetRecipe, Written, grouping_problems, sentence, streaming_problems
+from ftx.train.memory import chosen, outlook
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
@@ -146,6 +147,7 @@ class Plan:
                 "warmup_steps": self.warmup_steps,
                 "save_every": self.save_every,
             },
+            "expected_gpu_gib": outlook(self),
             "out": str(self.out),
             "writes": ["plan.json", "events.jsonl", "checkpoints/", f"{self.method.produces}/"],
             "origins": self.origins,
@@ -266,6 +268,8 @@ def make_plan(written: Written, registry: Registry) -> Plan:
     )
     if refused := registry.check_plan(plan):
         raise RecipeError(*refused)
+    if not isinstance(recipe.train.memory, str):
+        chosen(plan, None)  # refuses what cannot be kept to
     return plan
 
 

@@ -175,11 +175,12 @@ def _is_qwen2(folder: Path) -> bool:
 
 def _begin_as_sentencepiece(backend: Any, model: Path) -> None:
     """Put before a text the space that its sentencepiece model puts there, as Llama's does and transformers forgets."""
-    from sentencepiece import SentencePieceProcessor
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
     from tokenizers import decoders, normalizers
 
     space = "\u2581"
-    if not SentencePieceProcessor(model_file=str(model)).encode("a", out_type=str)[0].startswith(space):
+    # Read, not run: sentencepiece 0.2.2 refuses InternLM2's model, in which a piece is the null character.
+    if not ModelProto.FromString(model.read_bytes()).normalizer_spec.add_dummy_prefix:
         return
     if backend.encode("a", add_special_tokens=False).tokens[0].startswith(space):
         return

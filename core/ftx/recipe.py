@@ -130,12 +130,33 @@ class TrainRecipe(_Section):
         "auto", description="arithmetic; auto: bfloat16 on a GPU, float32 on a CPU"
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    activation_checkpointing: bool = Field(
-        False, description="compute activations again in the backward pass: far less memory, a third more time"
+    attention: Literal["auto", "sdpa", "eager"] = Field(
+        "auto", description="auto: samples end to end, without padding or masks, where the model allows; else sdpa"
+    )
+    adapters: Literal["auto", "folded", "split", "plain"] = Field(
+        "auto",
+        description="how adapters are computed: folded into the weight, apart from it, or as peft does; auto: the "
+        "fastest on a GPU, peft's on a CPU",
+    )
+    base: Literal["auto", "fp8"] = Field(
+        "auto",
+        description="products with frozen weights, in train.dtype or in 8-bit floating point: faster on Hopper and "
+        "Ada, with a coarser rounding",
+    )
+    memory: Literal["auto", "fast", "balanced", "small"] | float = Field(
+        "auto",
+        union_mode="left_to_right",
+        description="fast: keep all activations; balanced: make them again, their inputs in host memory; small: also "
+        "8-bit optimizer states, and the embedding in host memory; a number: GiB that a step may take; auto: the "
+        "fastest of the first two that the GPU holds",
     )
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints; default: 10 in a run")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _whole_gib(cls, value: Any) -> Any:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("betas")
     @classmethod

@@ -25,6 +25,7 @@ class InternLM2(ModelFamily):
     """
 
     name = "internlm2"
+    varlen = True
 
     def inspect(self, folder: Path) -> ModelFacts:
         config = read_config(folder)

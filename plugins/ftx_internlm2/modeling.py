@@ -31,6 +31,11 @@ class InternLM2RotaryEmbedding(LlamaRotaryEmbedding):  # type: ignore[misc]
     and free of the order of rows. With a KV cache each key stays rotated as it was, as in the official code.
     """
 
+    @property
+    def asks_beyond(self) -> int:
+        """Tokens of a row above which the lengths of its sequences are looked at."""
+        return int(self.config.max_position_embeddings)
+
     @torch.no_grad()
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         freqs = position_ids[..., None].float() * self._frequencies(x, position_ids)
@@ -42,6 +47,10 @@ class InternLM2RotaryEmbedding(LlamaRotaryEmbedding):  # type: ignore[misc]
         if self.rope_type != "dynamic":
             fixed: torch.Tensor = self.inv_freq.to(device=x.device, dtype=torch.float)
             return fixed
+        # In training, where no cache lies before a row, this is known without waiting for a GPU.
+        if self.training and position_ids.shape[-1] <= self.asks_beyond:
+            short: torch.Tensor = ROPE_INIT_FUNCTIONS["dynamic"](self.config, x.device, seq_len=None)[0]
+            return short.float()
         lengths = sequence_lengths(position_ids).clamp(min=self.config.max_position_embeddings)
         different, place = torch.unique(lengths, return_inverse=True)
         made = [ROPE_INIT_FUNCTIONS["dynamic"](self.config, x.device, seq_len=length)[0] for length in different]

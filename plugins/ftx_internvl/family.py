@@ -49,6 +49,7 @@ class InternVL(ModelFamily):
     """
 
     name = "internvl"
+    varlen = True
     parts: ClassVar[Mapping[str, str]] = {
         "language": "model.language_model",
         "vision": "model.vision_tower",
@@ -154,7 +155,7 @@ class InternVL(ModelFamily):
                 "lr": 2e-5,
                 "weight_decay": 0.05,
                 "warmup_ratio": 0.03,
-                "activation_checkpointing": True,
+                "memory": "balanced",
             },
         }
 

@@ -42,6 +42,7 @@ class LLaVA(ModelFamily):
     """
 
     name = "llava"
+    varlen = True
     parts: ClassVar[Mapping[str, str]] = {
         "language": "model.language_model",
         "vision": "model.vision_tower",

@@ -47,7 +47,7 @@ train:
   lr: {lr}
   global_batch_size: 16
   micro_batch_size: 16
-  activation_checkpointing: false
+  memory: fast
 out: {out}
 """
 

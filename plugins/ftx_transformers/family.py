@@ -27,6 +27,7 @@ class Transformers(ModelFamily):
     """
 
     name = "transformers"
+    varlen = True
 
     def for_folder(self, folder: Path) -> ModelFamily:
         from ftx_transformers.seeing import TransformersVision, sees

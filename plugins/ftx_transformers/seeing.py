@@ -60,6 +60,7 @@ class TransformersVision(Transformers):
     """
 
     name = "transformers_vision"
+    varlen = False  # some of these see pictures both ways
     parts: ClassVar[Mapping[str, str]] = {
         "language": "model.language_model",
         "vision": "model.vision_tower",

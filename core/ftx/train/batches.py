@@ -7,18 +7,17 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ftx.data.collate import collate
+from ftx.train.loss import asked
 from ftx.train.schedule import micro_batches
 
 if TYPE_CHECKING:
-    import torch
-
     from ftx.data.store import Sample
     from ftx.plan import Plan
 
-    Batch = dict[str, torch.Tensor]
+    Batch = dict[str, Any]
 
 MOST_WORKERS = 8
 
@@ -26,11 +25,15 @@ MOST_WORKERS = 8
 class Batches:
     """The micro-batches of process `rank` of `world`, step after step from `first`; to be used as a context."""
 
-    def __init__(self, plan: Plan, rank: int, world: int, first: int) -> None:
+    def __init__(
+        self, plan: Plan, rank: int, world: int, first: int, *, end_to_end: bool = False, pinned: bool = False
+    ) -> None:
+        """`end_to_end` as collate has it; `pinned`: in memory that a GPU reads while the host goes on."""
         self._plan, self._rank, self._world = plan, rank, world
+        self._end_to_end, self._pinned = end_to_end, pinned
         self._workers = plan.recipe.data.workers
         if self._workers is None:
-            self._workers = min(MOST_WORKERS, os.cpu_count() or 1) if plan.images else 0
+            self._workers = min(MOST_WORKERS, os.cpu_count() or 1) if plan.images else int(pinned)
         self._pool = ThreadPoolExecutor(self._workers) if self._workers else None
         self._stream = self._made(first)
 
@@ -74,4 +77,21 @@ class Batches:
 
     def _batch(self, held: list[list[Sample]]) -> Batch:
         plan = self._plan
-        return collate(held, plan.tokenizer.pad_id, isolated=plan.feed.isolated, images=plan.images)
+        made = collate(
+            held,
+            plan.tokenizer.pad_id,
+            isolated=plan.feed.isolated,
+            end_to_end=self._end_to_end,
+            images=plan.images,
+        )
+        made.update(asked(made.pop("labels")))
+        if self._end_to_end and self._pinned:
+            from ftx.fast.graph import even_out
+
+            made = even_out(made, plan.micro_batch_size * plan.recipe.data.max_length, plan.tokenizer.pad_id)
+        return pinned(made) if self._pinned else made
+
+
+def pinned(batch: Batch) -> Batch:
+    """The batch in memory that a GPU reads while the host goes on."""
+    return {name: value.pin_memory() if hasattr(value, "pin_memory") else value for name, value in batch.items()}

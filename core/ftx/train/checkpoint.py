@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ftx.atomic import whole_folder, write_text
 from ftx.errors import RecipeError
 from ftx.run import Run, checkpoints_in
+from ftx.train.memory import chosen
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,8 @@ FREE = {
     "micro_batch_size",
     "device",
     "attention",
-    "activation_checkpointing",
+    "adapters",
+    "memory",
     "save_every",
     "keep_checkpoints",
 }
@@ -68,6 +70,7 @@ def identity(run: Run) -> dict[str, Any]:
         "max_length": plan.recipe.data.max_length,
         "method": {"name": plan.method.name, **plan.method.model_dump(mode="json")},
         "template": plan.template.name,
+        "moments": 8 if train.memory != "auto" and chosen(plan, None).mode == "small" else 32,
         **train.model_dump(mode="json", exclude=FREE),
         "steps": plan.steps,
         "lr": plan.lr,
@@ -116,14 +119,22 @@ def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimiz
         for parameter in group["params"]:
             prefix = names[id(parameter)] + "|"
             found = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
-            # The step count of AdamW stays on the CPU, as torch itself keeps it.
-            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in found.items()}
+            optimizer.state[parameter] = {k: _held(v, k, parameter) for k, v in found.items()}
+
+
+def _held(value: torch.Tensor, key: str, parameter: torch.Tensor) -> torch.Tensor | int:
+    """As the optimizer keeps it: the step count of torch's AdamW as a tensor, that of the 8-bit one as a number."""
+    if key == "step" and value.dtype.is_floating_point:
+        return value.to(parameter.device) if parameter.is_cuda else value
+    return int(value) if key == "step" else value.to(parameter.device)
 
 
 def _optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    import torch
+
     names = {id(p): name for name, p in model.named_parameters()}
     return {
-        f"{names[id(parameter)]}|{key}": value.contiguous()
+        f"{names[id(parameter)]}|{key}": torch.as_tensor(value).contiguous().clone()
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }

@@ -15,7 +15,9 @@ from ftx.plan import Plan
 from ftx.run import Run
 from ftx.train import checkpoint
 from ftx.train.batches import Batches
-from ftx.train.loss import loss_sum
+from ftx.train.memory import chosen
+from ftx.train.optimizer import make_optimizer
+from ftx.train.path import FastPath, adopt, speed_up
 from ftx.train.schedule import rate, step_seed
 from ftx.train.signals import stop_on_signals
 
@@ -53,7 +55,7 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
     from_checkpoint = checkpoint.find(resume, plan.out) if resume else None
     run = Run.open(plan, console, fresh=from_checkpoint is None, main=accelerator.is_main_process)
     done = checkpoint.read_step(from_checkpoint, run) if from_checkpoint else 0
-    model, optimizer = _prepare(plan, accelerator, from_checkpoint)
+    model, optimizer, path = prepare(plan, accelerator, from_checkpoint)
     if from_checkpoint:
         checkpoint.restore(from_checkpoint, accelerator.unwrap_model(model), optimizer)
         run.event("resumed", step=done, checkpoint=str(from_checkpoint))
@@ -62,19 +64,19 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
     pace = _Pace(done)
     with (
         stop_on_signals() as stop,
-        Batches(plan, accelerator.process_index, accelerator.num_processes, done) as batches,
+        path.batches(plan, accelerator, done) as batches,
     ):
         for step in range(done, plan.steps):
             rows = plan.feed.rows_of(step, train.global_batch_size, train.seed)
             for group in optimizer.param_groups:
                 group["lr"] = plan.lr * rate(step, plan.steps, plan.warmup_steps)
             torch.manual_seed(step_seed(train.seed, step, accelerator.process_index))
-            share = _accumulate(plan, model, rows, batches, accelerator)
+            share = accumulate(plan, model, rows, batches, accelerator, path)
             loss, stopping = _agree(accelerator, share, stop.asked)
             norm = float(accelerator.clip_grad_norm_(_trained(model), train.max_grad_norm))
             _refuse_non_finite(run, step, loss, norm)
             optimizer.step()
-            optimizer.zero_grad()
+            path.forget_gradients(optimizer)
             pace.add(sum(plan.feed.tokens(i) for i in rows))
             _report(run, step + 1, loss, norm, optimizer.param_groups[0]["lr"], pace)
             stopping = stopping or (stop.asked and accelerator.num_processes == 1)
@@ -117,36 +119,43 @@ def _agree(accelerator: Accelerator, share: torch.Tensor, stop: bool) -> tuple[f
     return loss, asked > 0
 
 
-def _prepare(
+def prepare(
     plan: Plan, accelerator: Accelerator, from_checkpoint: Path | None
-) -> tuple[PreTrainedModel, torch.optim.Optimizer]:
-    import torch
+) -> tuple[PreTrainedModel, torch.optim.Optimizer, FastPath]:
+    """The model to train, its optimizer, and the ways that were chosen to compute it."""
     from accelerate.utils import set_seed
 
     train = plan.recipe.train
     dtype = arithmetic(train.dtype, accelerator.device.type)
     set_seed(train.seed)
+    memory = chosen(plan, _free(accelerator.device))
     weights = from_checkpoint / "weights" if from_checkpoint else None
     source = weights if weights and plan.method.produces == "model" else plan.base
     model = plan.family.load(
         source,
         dtype=plan.method.storage_dtype(dtype),
         device=str(accelerator.device),
-        attention=train.attention,
+        attention="sdpa" if train.attention == "auto" else train.attention,
         quantization=plan.method.quantization(dtype, plan.family),
     )
     # A cache would hold every key, and keep transformers from telling packed samples apart.
     for config in (model.config, model.config.get_text_config()):
         config.use_cache = False
+    end_to_end = train.attention == "auto" and plan.family.varlen and adopt(model)
     model = plan.method.prepare(model, plan.family, weights)
-    if train.activation_checkpointing:
-        # The name that transformers 5.17 still has warns in later versions.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    optimizer = torch.optim.AdamW(_trained(model), lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay)
+    alone = accelerator.num_processes == 1
+    path = speed_up(model, plan, memory, dtype, end_to_end=end_to_end, alone=alone)
+    optimizer = make_optimizer(_trained(model), plan, memory)
     if accelerator.num_processes > 1:
         model = accelerator.prepare_model(model)
-    return model, optimizer
+    return model, optimizer, path
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes that a GPU has free."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def arithmetic(name: str, device_type: str) -> torch.dtype:
@@ -163,8 +172,8 @@ def _trained(model: PreTrainedModel) -> list[torch.nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _accumulate(
-    plan: Plan, model: PreTrainedModel, rows: list[int], batches: Batches, accelerator: Accelerator
+def accumulate(
+    plan: Plan, model: PreTrainedModel, rows: list[int], batches: Batches, accelerator: Accelerator, path: FastPath
 ) -> torch.Tensor:
     """Gradients of the mean loss over every labelled token of the step, and this process's share of that loss.
 
@@ -174,14 +183,11 @@ def _accumulate(
     import torch
 
     tokens = sum(plan.feed.labelled(i) for i in rows)
-    dtype = arithmetic(plan.recipe.train.dtype, accelerator.device.type)
+    share = torch.full((), accelerator.num_processes / tokens, dtype=torch.float64)
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     for made, counts in batches.of_step(rows):
-        batch = {name: tensor.to(accelerator.device) for name, tensor in made.items()}
-        with torch.autocast(accelerator.device.type, dtype, enabled=dtype != torch.float32):
-            loss = loss_sum(model, batch) / tokens * (1.0 if counts else 0.0)
-        accelerator.backward(loss * accelerator.num_processes)
-        total += loss.detach()
+        total += path.gradients(model, {**made, "share": share if counts else share * 0}, accelerator)
+    total /= accelerator.num_processes
     return total
 
 
@@ -253,8 +259,8 @@ def _finish(run: Run, model: PreTrainedModel, start: float) -> None:
 
 def _memory_advice(plan: Plan) -> str:
     micro = plan.micro_batch_size
-    again = plan.recipe.train.activation_checkpointing
-    smaller = [] if again else ["--set train.activation_checkpointing=true"]
+    less = {"auto": "balanced", "fast": "balanced", "balanced": "small"}.get(str(plan.recipe.train.memory))
+    smaller = [f"--set train.memory={less}"] if less else []
     smaller += [f"train.micro_batch_size below {micro}"] if micro > 1 else []
     smaller += [f"data.max_length below {plan.recipe.data.max_length}"]
     smaller += ["--method qlora"] if plan.method.name != "qlora" else []

@@ -1,0 +1,1 @@
+"""The fast training path: other arithmetic for the same modules, parameters and files."""

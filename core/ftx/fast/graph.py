@@ -1,0 +1,119 @@
+"""A pass forward and backward recorded once and played again: nothing is launched kernel by kernel.
+
+On a fast GPU small kernels end before Python has launched the next. A recording (CUDA graph) has them all at hand, but
+only for tensors of the very same shapes, at the very same addresses: batches are evened out to few shapes, and copied
+to where the recording reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ftx.data.template import IGNORE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TARGETS = 1024  # labelled tokens are counted up to a multiple of this
+SAMPLES = 32  # and samples of this
+FULL = 0.9  # the share of its places that a batch must fill to be evened out to all of them
+MOST = 12  # recordings kept
+BEFORE = 2  # passes of a shape before it is recorded
+
+Loss = Callable[[dict[str, Any]], "Tensor"]
+
+
+def even_out(batch: dict[str, Any], capacity: int, pad_id: int) -> dict[str, Any]:
+    """A batch of samples end to end, as collate gives it with `places` and `targets`, in one of few shapes.
+
+    Behind the samples stand further ones of padding, up to `capacity` tokens, and of no tokens; the longest counts as
+    the next power of two; `targets` are filled with IGNORE. A batch that is much shorter, or whose samples are of one
+    length, stays as it is but for its targets.
+    """
+    tokens, bounds = batch["input_ids"].shape[1], batch["cu_seq_lens_q"]
+    uniform = (len(bounds) - 1) * batch["max_length_q"] == tokens
+    batch = {**batch, **_even_targets(batch["places"], batch["targets"])}
+    if uniform or not FULL * capacity <= tokens <= capacity:
+        return batch
+    longest = 1 << (batch["max_length_q"] - 1).bit_length()
+    more = capacity - tokens
+    ends = [*range(tokens, capacity, longest)][1:] + [capacity] * bool(more)
+    count = len(bounds) + len(ends)
+    ends += [capacity] * (-count % SAMPLES)
+    return {
+        **batch,
+        "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, more), value=pad_id),
+        "position_ids": torch.cat([batch["position_ids"], (torch.arange(more) % longest)[None]], dim=1),
+        "cu_seq_lens_q": torch.cat([bounds, torch.tensor(ends, dtype=bounds.dtype)]),
+        "max_length_q": longest,
+    }
+
+
+def _even_targets(places: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    more = -len(targets) % TARGETS
+    pad = torch.nn.functional.pad
+    return {"places": pad(places, (0, more)), "targets": pad(targets, (0, more), value=IGNORE)}
+
+
+class Recordings:
+    """Passes of one model by the shapes of their batches.
+
+    A shape is computed as ever until it has come a few times. Gradients are added to those that parameters have.
+    """
+
+    def __init__(self, parameters: list[Tensor], loss: Loss) -> None:
+        """`loss` computes a batch's loss from tensors on the device, and waits for none of them."""
+        self._parameters, self._loss = parameters, loss
+        self._met: dict[tuple[Any, ...], int] = {}
+        self._made: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, dict[str, Any], Tensor]] = {}
+        self._pool: Any = None
+
+    def __call__(self, batch: dict[str, Any]) -> Tensor:
+        """The loss, detached; `batch` may lie in pinned host memory."""
+        key = tuple((name, tuple(v.shape) if isinstance(v, torch.Tensor) else v) for name, v in sorted(batch.items()))
+        self._met[key] = self._met.get(key, 0) + 1
+        if key not in self._made and self._met[key] > BEFORE and len(self._made) < MOST:
+            self._made[key] = self._record(batch)
+        if key not in self._made:
+            return self._pass(_on_device(batch))
+        graph, given, loss = self._made[key]
+        for name, value in batch.items():
+            if isinstance(value, torch.Tensor):
+                given[name].copy_(value, non_blocking=True)
+        graph.replay()
+        return loss.clone()
+
+    def _pass(self, batch: dict[str, Any]) -> Tensor:
+        loss = self._loss(batch)
+        loss.backward()
+        return loss.detach()
+
+    def _record(self, batch: dict[str, Any]) -> tuple[torch.cuda.CUDAGraph, dict[str, Any], Tensor]:
+        for parameter in self._parameters:  # where the recording adds to
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        given = _on_device(batch)
+        # In host memory: beside a pass there may be no room for them.
+        kept = [parameter.grad.cpu() for parameter in self._parameters if parameter.grad is not None]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # once where it is recorded, so that nothing is set up while it is
+            self._pass(given)
+        torch.cuda.current_stream().wait_stream(aside)
+        for parameter, gradient in zip(self._parameters, kept, strict=True):
+            assert parameter.grad is not None
+            parameter.grad.copy_(gradient)
+        del kept
+        torch.cuda.empty_cache()  # what passes so far have used: a recording has memory of its own
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=aside, capture_error_mode="thread_local"):
+            loss = self._pass(given)
+        self._pool = graph.pool()
+        return graph, given, loss
+
+
+def _on_device(batch: dict[str, Any]) -> dict[str, Any]:
+    return {n: v.to("cuda", non_blocking=True) if isinstance(v, torch.Tensor) else v for n, v in batch.items()}

@@ -1,0 +1,265 @@
+"""Puts the fast path under a model's modules: the same modules, parameters and files, other arithmetic.
+
+A module is taken over only where its own class leaves no doubt what it computes, and a norm or a gated MLP only after
+it gave the same as ours on a random input: whatever else a model has runs as transformers wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ftx.fast import eight
+from ftx.fast.norms import take_over_norms, take_over_rope
+from ftx.fast.products import Form, GatedMLP, Linears, Low, Piece
+from ftx.fast.weight import stored_as
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+GATED = ("gate_proj", "up_proj", "down_proj")
+CLOSE = 2e-2  # of the largest value, between two orders of rounding in bfloat16
+
+
+def install(
+    model: Module, dtype: torch.dtype, form: Form, *, eight_bits: bool = False, copied: bool = True
+) -> dict[str, int]:
+    """Take over what can be; how many modules of each kind that was.
+
+    Products are computed in `dtype`; with `eight_bits` those of frozen weights in 8 bits, where the weights allow.
+    Adapters are `copied` to that precision once a pass, or else each time that they are used.
+    """
+    taken = {"layers": 0, "mlps": 0, "norms": 0, "ropes": 0}
+    if next(model.parameters()).is_cuda:
+        taken["norms"] = take_over_norms(model)
+        taken["ropes"] = take_over_rope(model)
+    copies = _Copies(dtype) if copied else None
+    how = _How(dtype, form, copies, eight_bits)
+    # What a layer of peft's is made of is no layer of the model.
+    done = {part for layer in model.modules() if hasattr(layer, "base_layer") for part in layer.modules()} - {
+        layer for layer in model.modules() if hasattr(layer, "base_layer")
+    }
+    for parent in list(model.modules()):
+        layers = _children(parent, GATED)
+        if (
+            len(layers) == len(GATED)
+            and _silu(parent)
+            and not done.intersection(layers)
+            and _take_mlp(parent, layers, how)
+        ):
+            done.update(layers)
+            taken["mlps"] += 1
+            taken["layers"] += sum(map(_trained, layers))
+    for group in _groups(model, done):
+        _take_group(group, how)
+        taken["layers"] += len(group)
+    if taken["layers"] and copies:
+        model.register_forward_pre_hook(copies.refresh)
+    return taken
+
+
+def _children(parent: Module, names: Sequence[str]) -> list[Module]:
+    """The parent's children of these names that the fast path can compute."""
+    found = (getattr(parent, name, None) for name in names)
+    return [child for child in found if isinstance(child, torch.nn.Module) and _known(child)]
+
+
+def _known(layer: Module) -> bool:
+    """Whether a layer is a linear one, with at most one plain adapter of peft's."""
+    base = getattr(layer, "base_layer", None)
+    if base is None and _whole(layer) is not None:
+        return True
+    if base is None:
+        return stored_as(layer) is not None and not any(p.requires_grad for p in layer.parameters())
+    return stored_as(base) is not None and _factors(layer) is not None
+
+
+def _factors(layer: Any) -> tuple[Any, Any, float, Any] | None:
+    """A, B, scale and Dropout, if any, of a layer's only adapter, when that is LoRA as first described."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    if not isinstance(layer, LoraLayer) or len(layer.lora_A) != 1 or list(layer.lora_A) != list(layer.active_adapters):
+        return None
+    (name,) = layer.lora_A
+    drop = layer.lora_dropout[name]
+    plain = type(drop) in (torch.nn.Identity, torch.nn.Dropout) and name not in layer.lora_variant
+    a, b = layer.lora_A[name], layer.lora_B[name]
+    if not plain or getattr(layer, "fan_in_fan_out", False) or a.bias is not None or b.bias is not None:
+        return None
+    return a.weight, b.weight, float(layer.scaling[name]), drop if isinstance(drop, torch.nn.Dropout) else None
+
+
+def _whole(layer: Any) -> Any:
+    """The weight of a linear layer that is itself trained, where that is all there is to it."""
+    trained = type(layer) is torch.nn.Linear and layer.bias is None and layer.weight.requires_grad
+    return layer.weight if trained else None
+
+
+def _trained(layer: Module) -> bool:
+    return _factors(layer) is not None or _whole(layer) is not None
+
+
+def _silu(parent: Any) -> bool:
+    kind = type(getattr(parent, "act_fn", None)).__name__
+    return kind in ("SiLU", "SiLUActivation")
+
+
+def _pieces(layers: Sequence[Any], how: _How) -> tuple[list[Piece], list[Any]]:
+    pieces, factors = [], []
+    for layer in layers:
+        found = _factors(layer)
+        base = getattr(layer, "base_layer", layer)
+        a, b, scale, drop = found or (None, None, None, None)
+        whole = _whole(layer)
+        pieces.append(Piece(base, scale or 1.0, how.form, drop, how.low(a), how.low(b), how.low(whole)))
+        factors += [a if whole is None else whole, b]
+    return pieces, factors
+
+
+@dataclass(frozen=True)
+class _How:
+    """How products are computed."""
+
+    dtype: torch.dtype
+    form: Form
+    copies: _Copies | None
+    eight: bool
+
+    def low(self, parameter: Tensor | None) -> Low | None:
+        """What gives a parameter in the precision of the products."""
+        if parameter is None:
+            return None
+        return partial(_identity, self.copies.of(parameter)) if self.copies else partial(_cast, parameter, self.dtype)
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _cast(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    return parameter.detach().to(dtype)
+
+
+class _Copies:
+    """The adapters in the precision of the products: copied once for each pass through the model, all at once."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._parameters: list[Tensor] = []
+        self._copies: list[Tensor] = []
+
+    def of(self, parameter: Tensor) -> Tensor:
+        self._parameters.append(parameter.detach())
+        self._copies.append(parameter.detach().to(self._dtype, copy=True))
+        return self._copies[-1]
+
+    def refresh(self, *_: Any) -> None:
+        torch._foreach_copy_(self._copies, self._parameters)
+
+
+def _plain(layers: Sequence[Any]) -> bool:
+    """Whether a layer's adapter is shut off or already in its weight, which peft's own forward heeds."""
+    return any(getattr(layer, "disable_adapters", False) or getattr(layer, "merged", False) for layer in layers)
+
+
+def _groups(model: Any, done: set[Module]) -> Iterator[list[Module]]:
+    """Layers with adapters that remain: those that read one input together, others alone."""
+    for parent in model.modules():
+        for names in TOGETHER:
+            layers = [one for one in _children(parent, names) if one not in done and _trained(one)]
+            if layers:
+                done.update(layers)
+                yield layers
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    for layer in model.modules():
+        if layer not in done and layer is not head and _trained(layer) and _known(layer):
+            done.add(layer)
+            yield [layer]
+
+
+class _Group:
+    """Layers that read one input: the first that is called computes all, the others hand theirs out."""
+
+    def __init__(self, layers: Sequence[Any], how: _How) -> None:
+        self.layers, self.dtype = layers, how.dtype
+        self.pieces, self.factors = _pieces(layers, how)
+        bases = _bases(layers)
+        self._weights = eight.Weights.of(bases) if how.eight and eight.fits(bases) else None
+        self._read: Tensor | None = None
+        self._made: list[Tensor | None] = [None] * len(layers)
+
+    def forward(self, own: Callable[..., Tensor], index: int, x: Tensor) -> Tensor:
+        if _plain(self.layers):
+            return own(x)
+        if self._read is not x or self._made[index] is None:
+            self._made = list(self._computed(x.to(self.dtype)))
+            self._read = x
+        made, self._made[index] = self._made[index], None
+        if all(one is None for one in self._made):
+            self._read = None
+        assert made is not None
+        return made
+
+    def _computed(self, x: Tensor) -> tuple[Tensor, ...]:
+        made: tuple[Tensor, ...]
+        if self._weights is None:
+            made = Linears.apply(self.pieces, x, *self.factors)
+        else:
+            made = eight.EightLinears.apply(self.pieces, self._weights, x, *self.factors)
+        return made
+
+
+def _take_group(layers: Sequence[Any], how: _How) -> None:
+    group = _Group(layers, how)
+    for index, layer in enumerate(layers):
+        layer.forward = partial(group.forward, layer.forward, index)
+
+
+def _take_mlp(parent: Any, layers: Sequence[Any], how: _How) -> bool:
+    """Compute a gated MLP as one; False where it computes something else, or has nothing to gain."""
+    bases = _bases(layers)
+    if not any(map(_trained, layers)) or any(base.bias is not None for base in bases):
+        return False
+    pieces, factors = _pieces(layers, how)
+    own = parent.forward
+    weights: list[tuple[eight.Weights, eight.Weights]] = []
+
+    def forward(x: Tensor) -> Tensor:
+        made: Tensor
+        if _plain(layers):
+            made = own(x)
+        elif weights:
+            made = eight.EightMLP.apply(pieces, weights[0], x.to(how.dtype), *factors)
+        else:
+            made = GatedMLP.apply(pieces, x.to(how.dtype), *factors)
+        return made
+
+    if not _agree(own, forward, bases[0].in_features, how.dtype, layers[0]):
+        return False
+    if how.eight and eight.fits(bases):
+        weights.append((eight.Weights.of(bases[:2]), eight.Weights.of(bases[2:])))
+    parent.forward = forward
+    return True
+
+
+def _bases(layers: Sequence[Any]) -> list[Any]:
+    return [getattr(layer, "base_layer", layer) for layer in layers]
+
+
+def _agree(own: Any, ours: Any, width: int, dtype: torch.dtype, layer: Module) -> bool:
+    """Whether both give the same on a random input."""
+    device = next(layer.parameters()).device
+    x = torch.randn(2, width, dtype=dtype, device=device, generator=torch.Generator(device).manual_seed(0))
+    low = dtype in (torch.bfloat16, torch.float16)
+    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=low), torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = own(x)
+        torch.manual_seed(0)
+        found = ours(x)
+    return bool((expected - found).abs().max() <= CLOSE * expected.abs().max())

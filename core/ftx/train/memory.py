@@ -1,0 +1,191 @@
+"""How much device memory a step takes, before it is taken; and the fastest way that fits what there is.
+
+Counted are weights, what is trained with its gradients and moments, the activations that the backward pass needs, and
+the largest of what comes and goes. Activations are those of ftx's own path for decoders of Llama's kind: for each token
+and layer two residuals, two norms, attention's output, queries, keys and values, gate and up.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from ftx.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ftx.contracts import ModelFamily, TrainMethod
+    from ftx.plan import Plan
+
+Mode = Literal["fast", "balanced", "small"]
+MODES: tuple[Mode, ...] = ("fast", "balanced", "small")
+GIB = 1 << 30
+HEAD_TOKENS: dict[Mode, int] = {"fast": 1024, "balanced": 512, "small": 512}  # that meet the head at a time
+NF4 = 0.516  # bytes a weight, its constants quantised too (arXiv 2305.14314)
+FREE = 0.92  # of what a GPU has free: allocators and libraries need some
+LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\..*?(\w+)\.weight$")
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Sizes of a decoder of Llama's kind: its matrices by leaf name, [out, in] each, and its vocabulary."""
+
+    layers: int
+    matrices: dict[str, tuple[int, int]]
+    words: int
+    tied: bool
+
+    @property
+    def width(self) -> int:
+        return self.matrices["gate_proj"][1]
+
+    @property
+    def inner(self) -> int:
+        return self.matrices["gate_proj"][0]
+
+    @property
+    def in_layers(self) -> int:
+        return self.layers * sum(out * into for out, into in self.matrices.values())
+
+    @property
+    def embedding(self) -> int:
+        return self.words * self.width
+
+
+def decoder_of(plan: Plan) -> Decoder | None:
+    """The sizes of a plan's model, read off its checkpoint; None for another kind, or one with pictures."""
+    if plan.images is not None:
+        return None
+    layout = plan.family.layout(plan.base)
+    matrices: dict[str, tuple[int, int]] = {}
+    deepest = -1
+    heads = False
+    for stored, info in plan.family.checkpoint(plan.base).tensors.items():
+        names = layout.native_names(stored)
+        heads = heads or any(name.startswith("lm_head") for name in names)
+        for name in names:
+            if (found := LAYER.search(name)) and len(info.shape) == 2:
+                deepest = max(deepest, int(found[1]))
+                # Of a fused tensor each part counts an equal share of the rows: only their sum matters.
+                matrices[found[2]] = (info.shape[0] // len(names), info.shape[1])
+    if not {"q_proj", "gate_proj", "up_proj", "down_proj"} <= matrices.keys():
+        return None
+    return Decoder(deepest + 1, matrices, plan.facts.vocab_size, tied=not heads)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A way to spend memory, and the bytes it is expected to take, by what takes them.
+
+    `share` of the layers, counted from the first, make their activations again.
+    """
+
+    mode: Mode = "fast"
+    share: float = 0.0
+    bytes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def gib(self) -> float | None:
+        """GiB expected at the peak; None where that was not counted."""
+        return sum(self.bytes.values()) / GIB if self.bytes else None
+
+
+def expected(plan: Plan, decoder: Decoder, mode: Mode, share: float | None = None) -> Memory:
+    """What a step of the plan takes on a GPU when memory is spent that way."""
+    share = (0.0 if mode == "fast" else 1.0) if share is None else share
+    tokens = plan.micro_batch_size * _row(plan)
+    width, inner, layers = decoder.width, decoder.inner, decoder.layers
+    through = sum(decoder.matrices[leaf][0] for leaf in ("q_proj", "k_proj", "v_proj"))
+    of_layer = tokens * (5 * width + through + 2 * inner) * 2
+    again = min(round(share * layers), layers - 1)
+    inputs = 2 if mode != "fast" else again  # of layers made again: on the device, or there in passing
+    kept = (layers - again + (1 if again else 0)) * of_layer + inputs * tokens * width * 2
+    logits = HEAD_TOKENS[mode] * decoder.words * 2
+    passing = tokens * (inner + 4 * width) * 2 + max(out * into for out, into in decoder.matrices.values()) * 2
+    return Memory(
+        mode,
+        share,
+        {
+            "weights": _weights(plan, decoder, mode),
+            "trained": _trained(plan, decoder, mode),
+            "activations": kept,
+            "passing": passing + logits,
+        },
+    )
+
+
+def _row(plan: Plan) -> int:
+    """Tokens of a row at most."""
+    limit = plan.recipe.data.max_length
+    return limit if plan.feed.isolated or plan.feed.endless else min(limit, plan.ledger.longest or limit)
+
+
+def _weights(plan: Plan, decoder: Decoder, mode: Mode) -> float:
+    """Of frozen weights, in 16 bits or quantised; the embedding is in host memory when that is wanted and can be."""
+    if plan.method.produces == "model":
+        return 0.0
+    ends = decoder.embedding * (1 if decoder.tied or mode == "small" else 2)
+    return decoder.in_layers * (NF4 if plan.method.name == "qlora" else 2) + ends * 2
+
+
+def _trained(plan: Plan, decoder: Decoder, mode: Mode) -> float:
+    """Of trained parameters: 4 bytes each, 2 for a copy of them, 8 or 2 for the moments, and 4 for gradients.
+
+    Where all weights are trained gradients come as activations go, unless several micro-batches are summed.
+    """
+    moments = 2 if mode == "small" else 8
+    if plan.method.produces == "model":
+        weights = decoder.in_layers + decoder.embedding * (1 if decoder.tied else 2)
+        summed = plan.recipe.train.global_batch_size > plan.micro_batch_size
+        return weights * (4 + moments + (4 if summed else 0)) + decoder.in_layers * 2 + decoder.embedding * 4
+    return adapter_size(plan.method, plan.family, decoder) * (4 + 4 + moments + (0 if mode == "small" else 2))
+
+
+def adapter_size(method: TrainMethod, family: ModelFamily, decoder: Decoder) -> int:
+    """Parameters of the adapters that a method puts on a decoder."""
+    rank, targets = getattr(method, "rank", 0), getattr(method, "targets", None)
+    return decoder.layers * sum(
+        rank * (out + into) for leaf, (out, into) in decoder.matrices.items() if targets is None or leaf in targets
+    )
+
+
+def chosen(plan: Plan, free: int | None) -> Memory:
+    """The plan's way: the one asked for, or the fastest that is expected to fit.
+
+    `free`: bytes free on the GPU that will be used, None without one. Raises RecipeError when a number of GiB is asked
+    for that no way keeps to.
+    """
+    asked = plan.recipe.train.memory
+    decoder = decoder_of(plan)
+    if isinstance(asked, str) and asked != "auto":
+        return expected(plan, decoder, asked) if decoder else Memory(asked, 0.0 if asked == "fast" else 1.0)
+    if decoder is None:
+        if isinstance(asked, str):
+            return Memory()
+        raise RecipeError("train.memory: what this model takes cannot be told beforehand; name fast, balanced or small")
+    limit = FREE * free if isinstance(asked, str) and free is not None else None
+    limit = float(asked) * GIB if not isinstance(asked, str) else limit
+    ways = list(_ways(plan, decoder))
+    if isinstance(asked, str):
+        ways = ways[:-1]  # 8-bit moments change results: only who asks for little gets them
+    fitting = [way for way in ways if limit is None or sum(way.bytes.values()) <= limit]
+    if fitting:
+        return fitting[0]
+    if isinstance(asked, str):
+        return ways[-1]
+    least = ways[-1].gib or 0
+    raise RecipeError(f"train.memory: {asked} GiB do not hold a step; it takes {least:.1f} GiB at least")
+
+
+def _ways(plan: Plan, decoder: Decoder) -> list[Memory]:
+    """Ways from the fastest to the smallest: ever more layers made again, then their inputs in host memory."""
+    shares = [expected(plan, decoder, "fast", step / 8) for step in range(9)]
+    return [*shares, expected(plan, decoder, "balanced"), expected(plan, decoder, "small")]
+
+
+def outlook(plan: Plan) -> dict[str, float]:
+    """GiB that a step of the plan is expected to take on a GPU in each mode; empty where that cannot be told."""
+    decoder = decoder_of(plan)
+    if decoder is None:
+        return {}
+    return {mode: round(expected(plan, decoder, mode).gib or 0, 2) for mode in MODES}

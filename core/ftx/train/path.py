@@ -1,0 +1,166 @@
+"""The ways a run's model is computed: what the recipe asks for, as far as the model and the device have it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ftx.train.batches import Batches
+from ftx.train.loss import loss_sum
+from ftx.train.memory import HEAD_TOKENS, Memory
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+    from ftx.fast.graph import Recordings
+    from ftx.plan import Plan
+
+FEW = 1 << 29  # trained parameters up to which a recording pays
+
+
+@dataclass
+class FastPath:
+    """`end_to_end`: samples stand without padding; `head_tokens`: as `loss_sum` has it; `taken`: modules by kind.
+
+    With `recorded`, passes of a shape that comes again are recorded; `embedding`: the words' vectors, in host memory.
+    """
+
+    dtype: torch.dtype
+    end_to_end: bool = False
+    head_tokens: int | None = None
+    taken: dict[str, int] = field(default_factory=dict)
+    recorded: bool = False
+    embedding: torch.Tensor | None = None
+    _recordings: Recordings | None = None
+
+    def gradients(self, model: PreTrainedModel, batch: dict[str, Any], accelerator: Accelerator) -> torch.Tensor:
+        """Add the gradients of a batch's loss times its `share`, a float64; that product, detached, on the device."""
+        if self.embedding is not None:
+            words = self.embedding[batch["input_ids"]].pin_memory()
+            batch = {name: value for name, value in batch.items() if name != "input_ids"} | {"inputs_embeds": words}
+        if not self.recorded:
+            loss = self._loss(model, on_device(batch, accelerator.device))
+            accelerator.backward(loss)
+            return loss.detach()
+        if self._recordings is None:
+            from ftx.fast.graph import Recordings
+
+            trained = [p for p in model.parameters() if p.requires_grad]
+            self._recordings = Recordings(trained, partial(self._loss, model))
+        return self._recordings(batch)
+
+    def forget_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """A recording adds to the very tensors that it was made with."""
+        optimizer.zero_grad(set_to_none=not self.recorded)
+
+    def _loss(self, model: PreTrainedModel, batch: dict[str, Any]) -> torch.Tensor:
+        import torch
+
+        rest = {name: value for name, value in batch.items() if name != "share"}
+        with torch.autocast(batch["share"].device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss: torch.Tensor = loss_sum(model, rest, self.head_tokens) * batch["share"]
+        return loss
+
+    def batches(self, plan: Plan, accelerator: Accelerator, first: int) -> Batches:
+        """The run's micro-batches as this path takes them."""
+        return Batches(
+            plan,
+            accelerator.process_index,
+            accelerator.num_processes,
+            first,
+            end_to_end=self.end_to_end,
+            pinned=accelerator.device.type == "cuda",
+        )
+
+
+def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch's tensors on `device`; from pinned memory nothing waits for them."""
+    return {name: v.to(device, non_blocking=True) if hasattr(v, "to") else v for name, v in batch.items()}
+
+
+def adopt(model: PreTrainedModel) -> bool:
+    """Give the language model attention within bounds, where it can be given; whether it was."""
+    from ftx.fast import attention
+
+    language = model.get_decoder()
+    if not attention.served(type(language), language.config):
+        return False
+    attention.register()
+    language.set_attn_implementation(attention.NAME)
+    return True
+
+
+def speed_up(
+    model: PreTrainedModel, plan: Plan, memory: Memory, dtype: torch.dtype, *, end_to_end: bool, alone: bool
+) -> FastPath:
+    """Put the fast path under a model that its method has prepared, in training mode; `alone`: in one process."""
+    import torch
+
+    from ftx.fast.install import install
+    from ftx.fast.recompute import recompute
+    from ftx.train.loss import ends_in_head
+
+    train, tokens = plan.recipe.train, plan.micro_batch_size * plan.recipe.data.max_length
+    on_gpu = next(model.parameters()).is_cuda
+    form = train.adapters if on_gpu or train.adapters != "auto" else "plain"
+    head_tokens = HEAD_TOKENS[memory.mode] if on_gpu and ends_in_head(model) else None
+    eight = train.base == "fp8"
+    if on_gpu and dtype != torch.float32:
+        model.get_input_embeddings().register_forward_hook(lambda module, given, out: out.to(dtype))
+    taken = install(model, dtype, form, eight_bits=eight, copied=memory.mode != "small") if form != "plain" else {}
+    if memory.share:
+        taken["again"] = recompute(model, memory.share, offload=memory.mode != "fast")
+    embedding = _to_host(model) if memory.mode == "small" and on_gpu else None
+    recorded = alone and end_to_end and head_tokens is not None and _records(model, taken, dtype, tokens)
+    return FastPath(dtype, end_to_end, head_tokens, taken, recorded, embedding)
+
+
+def _to_host(model: PreTrainedModel) -> torch.Tensor | None:
+    """The embedding's weight, moved to host memory: a batch needs few of its rows. None where it must stay.
+
+    It must where it is trained, shared with the head, or met by what fills in pictures.
+    """
+    from ftx.vision import SeesPictures
+
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    weight = getattr(embedding, "weight", None)
+    seeing = any(isinstance(module, SeesPictures) for module in model.modules())
+    if weight is None or weight.requires_grad or weight is getattr(head, "weight", None) or seeing:
+        return None
+    weight.data = weight.data.cpu()
+    kept: torch.Tensor = weight.data
+    return kept
+
+
+def _records(model: PreTrainedModel, taken: dict[str, int], dtype: torch.dtype, tokens: int) -> bool:
+    """Whether passes of `tokens` at most can be recorded: nothing in them may wait for the GPU or draw numbers.
+
+    That is known of decoders whose layers are all of Llama's kind. It pays where gradients are few: they are added to
+    tensors that stay, rather than handed over.
+    """
+    import torch
+
+    from ftx.vision import SeesPictures
+
+    config = model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    plain = taken.get("mlps") == config.num_hidden_layers and width <= 256 and width % 8 == 0
+    few = sum(p.numel() for p in model.parameters() if p.requires_grad) < FEW
+    if not (plain and few and dtype == torch.bfloat16):
+        return False
+    for module in model.modules():
+        drops = isinstance(module, torch.nn.Dropout) and module.p > 0
+        if drops or isinstance(module, SeesPictures) or _looks_at_lengths(module, tokens):
+            return False
+    return True
+
+
+def _looks_at_lengths(module: torch.nn.Module, tokens: int) -> bool:
+    """Whether a module is a rope that asks the GPU how long samples are."""
+    if getattr(module, "rope_type", "default") not in ("dynamic", "longrope"):
+        return False
+    asks_beyond = getattr(module, "asks_beyond", None)
+    return asks_beyond is None or tokens > asks_beyond

@@ -1,0 +1,225 @@
+"""The fast path gives what the plain one gives: adapters, gated MLPs, attention, the head's loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ftx.fast import attention
+from ftx.fast.head import HeadLoss
+from ftx.fast.install import install
+from ftx.fast.recompute import recompute
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def model_of(
+    dtype: torch.dtype = torch.float64,
+    targets: list[str] = ALL,
+    lora_dropout: float = 0.0,
+    rank: int = 4,
+    **changed: Any,
+) -> Any:
+    """A small Llama with adapters that do something, each with a scale of its own kind of size."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 80, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(**{**sizes, **heads, "attn_implementation": "eager", **changed})
+    torch.manual_seed(0)
+    model = get_peft_model(
+        LlamaForCausalLM(config),
+        LoraConfig(r=rank, lora_alpha=3 * rank, lora_dropout=lora_dropout, target_modules=targets),
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=1.2 / rank)
+    return model.to(dtype).train()
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def step(model: Any) -> torch.Tensor:
+    ids = torch.arange(22).reshape(2, 11) % 80
+    model.zero_grad()
+    loss: torch.Tensor = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("form", ["folded", "split", "auto"])
+@pytest.mark.parametrize(
+    ("targets", "changed"),
+    [
+        (ALL, {}),
+        (["q_proj", "v_proj"], {}),
+        (["down_proj", "up_proj"], {}),
+        (ALL, {"attention_bias": True}),
+        (ALL, {"mlp_bias": True}),
+    ],
+)
+def test_adapters_equal_the_plain_form(form: Any, targets: list[str], changed: dict[str, Any]) -> None:
+    model = model_of(targets=targets, **changed)
+    loss, expected = step(model), gradients(model)
+    taken = install(model, torch.float64, form)
+    assert taken["layers"] == 2 * len(targets)
+    assert taken["mlps"] == (2 if "down_proj" in targets and not changed.get("mlp_bias") else 0)
+    assert torch.allclose(step(model), loss, rtol=1e-12)
+    found = gradients(model)
+    assert found.keys() == expected.keys() and len(found) == 4 * len(targets)
+    for name, gradient in expected.items():
+        assert float((found[name] - gradient).norm()) <= 1e-10 * float(gradient.norm()), name
+
+
+def test_bfloat16_stays_within_its_rounding() -> None:
+    """Our error against float64 is not above twice that of the plain form in the same arithmetic."""
+    exact = model_of()
+    step(exact)
+    truth = gradients(exact)
+    errors = []
+    for form in (None, "folded", "split", "auto"):
+        model = model_of(torch.bfloat16)
+        if form:
+            install(model, torch.bfloat16, form)
+        step(model)
+        errors.append(
+            sum(
+                float((gradient.double() - truth[name]).norm() / truth[name].norm())
+                for name, gradient in gradients(model).items()
+            )
+        )
+    assert max(errors[1:]) <= 2 * errors[0]
+
+
+@pytest.mark.parametrize("changed", [{}, {"mlp_bias": True}])
+def test_dropout_leaves_out_the_same_parts(changed: dict[str, Any]) -> None:
+    """Of the same random numbers; forward and backward of one step see the same parts."""
+    results = []
+    for ours in (False, True):
+        model = model_of(lora_dropout=0.3, **changed)
+        if ours:
+            assert install(model, torch.float64, "folded")["layers"] == 2 * len(ALL)
+        torch.manual_seed(3)
+        results.append((step(model), gradients(model)))
+    (loss, expected), (ours_loss, found) = results
+    assert torch.allclose(ours_loss, loss, rtol=1e-12)
+    for name, gradient in expected.items():
+        assert float((found[name] - gradient).norm()) <= 1e-10 * float(gradient.norm()), name
+
+
+@pytest.mark.parametrize("change", ["dora", "two"])
+def test_what_is_not_plain_lora_is_left_alone(change: str) -> None:
+    options: dict[str, Any] = {"dora": {"use_dora": True}}.get(change, {})
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, vocab_size=80, num_attention_heads=4
+    )
+    model = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=4, target_modules=ALL, **options))
+    if change == "two":
+        model.add_adapter("other", LoraConfig(r=2, target_modules=ALL))
+    assert install(model, torch.float32, "folded")["layers"] == 0
+
+
+def test_a_disabled_adapter_is_heeded() -> None:
+    model = model_of()
+    install(model, torch.float64, "folded")
+    ids = torch.arange(9)[None]
+    tuned = model(input_ids=ids).logits
+    with model.disable_adapter():
+        bare = model(input_ids=ids).logits
+    expected = model_of()
+    assert torch.allclose(tuned, expected(input_ids=ids).logits, rtol=1e-10)
+    with expected.disable_adapter():
+        assert torch.allclose(bare, expected(input_ids=ids).logits, rtol=1e-10)
+
+
+@torch.inference_mode()
+def samples_apart(model: Any, samples: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([model(input_ids=one[None]).logits[0] for one in samples])
+
+
+@pytest.mark.usefixtures("no_gradients")
+@pytest.mark.parametrize("lengths", [[5, 9, 1, 7], [6, 6, 6], [11]])
+def test_samples_end_to_end_see_themselves_alone(lengths: list[int]) -> None:
+    attention.register()
+    model = model_of(torch.float32)
+    samples = [torch.randint(0, 80, (length,)) for length in lengths]
+    expected = samples_apart(model, samples)
+    model.set_attn_implementation(attention.NAME)
+    ends = torch.tensor([0, *lengths]).cumsum(0)
+    places = torch.cat([torch.arange(length) for length in lengths])[None]
+    bounds = {"cu_seq_lens_q": ends.int(), "max_length_q": max(lengths)}
+    found = model(input_ids=torch.cat(samples)[None], position_ids=places, **bounds).logits[0]
+    assert float((found - expected).abs().max()) < 1e-5
+
+
+@pytest.mark.usefixtures("no_gradients")
+def test_windows_are_kept() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    attention.register()
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 80}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**sizes, **heads, sliding_window=4, attn_implementation="eager"))
+    lengths = [9, 3, 12]
+    samples = [torch.randint(0, 80, (length,)) for length in lengths]
+    expected = samples_apart(model, samples)
+    model.set_attn_implementation(attention.NAME)
+    ends = torch.tensor([0, *lengths]).cumsum(0).int()
+    places = torch.cat([torch.arange(length) for length in lengths])[None]
+    found = model(input_ids=torch.cat(samples)[None], position_ids=places, cu_seq_lens_q=ends, max_length_q=12).logits[
+        0
+    ]
+    assert float((found - expected).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("at_once", [3, 100])
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_heads_loss_and_gradients(at_once: int, trained: bool) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(10, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(30, 6, dtype=torch.float64, requires_grad=trained)
+    targets = torch.randint(0, 30, (10,))
+    plain = torch.nn.functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum") / 7
+    expected = torch.autograd.grad(plain, [hidden, weight] if trained else [hidden])
+    ours = HeadLoss.apply(hidden, weight, targets, at_once) / 7
+    assert abs(ours.item() - plain.item()) < 1e-6
+    for found, wanted in zip(
+        torch.autograd.grad(ours, [hidden, weight] if trained else [hidden]), expected, strict=True
+    ):
+        assert torch.allclose(found, wanted, rtol=1e-10)
+
+
+@pytest.mark.parametrize("lora_dropout", [0.0, 0.2])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_layers_computed_again_give_the_same(share: float, lora_dropout: float) -> None:
+    results = []
+    for again in (False, True):
+        model = model_of(lora_dropout=lora_dropout, num_hidden_layers=4)
+        install(model, torch.float64, "folded")
+        if again:
+            assert recompute(model, share) == (3 if share == 1 else 2)
+        torch.manual_seed(1)
+        results.append((step(model), gradients(model)))
+    assert torch.equal(results[0][0], results[1][0])
+    for name, gradient in results[0][1].items():
+        assert torch.equal(results[1][1][name], gradient), name
+
+
+def test_layers_trained_whole_equal_the_plain_form() -> None:
+    results = []
+    for ours in (False, True):
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 80}
+        model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4)).double().train()
+        if ours:
+            assert install(model, torch.float64, "folded") == {"layers": 14, "mlps": 2, "norms": 0, "ropes": 0}
+        results.append((step(model), gradients(model)))
+    assert torch.allclose(results[0][0], results[1][0], rtol=1e-12)
+    assert results[0][1].keys() == results[1][1].keys()
+    for name, gradient in results[0][1].items():
+        assert float((results[1][1][name] - gradient).norm()) <= 1e-10 * float(gradient.norm()), name

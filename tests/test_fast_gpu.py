@@ -1,0 +1,170 @@
+"""The fast path on a GPU: kernels, recordings and host memory change no result beyond their rounding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ftx.fast import attention, head, kernels
+from ftx.fast.graph import Recordings, even_out
+from ftx.fast.install import install
+from ftx.fast.recompute import recompute
+from ftx.train.loss import asked, ends_in_head, loss_sum
+from test_fast import model_of
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+BIG = {"hidden_size": 512, "intermediate_size": 1408, "head_dim": 64, "num_attention_heads": 8, "num_hidden_layers": 4}
+
+
+SIZES: dict[str, Any] = {**BIG, "vocab_size": 1000, "num_key_value_heads": 4, "rank": 16}
+
+
+def big() -> Any:
+    model = model_of(torch.bfloat16, **SIZES).cuda()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def test_kernels_are_what_torch_computes() -> None:
+    torch.manual_seed(0)
+    gate, up, dh = (torch.randn(300, 700, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    wide = [t.double() for t in (dh, gate, up)]
+    truth = [kernels.gated(*(t.cpu() for t in wide[1:])), *kernels.gated_backward(*(t.cpu() for t in wide))]
+    found = [kernels.gated(gate, up), *kernels.gated_backward(dh.clone(), gate.clone(), up.clone())]
+    for ours, expected in zip(found, truth, strict=True):
+        assert apart(ours.cpu(), expected.cpu()) < 5e-3
+    logits = torch.randn(50, 92544, device="cuda", dtype=torch.bfloat16)
+    targets = torch.randint(0, 92544, (50,), device="cuda")
+    targets[7] = -100
+    exact = logits.double().cpu()
+    of_each = head.loss_and_gradient(exact, targets.cpu())
+    assert apart(head.loss_and_gradient(logits, targets).cpu(), of_each) < 1e-5
+    assert apart(logits.cpu(), exact) < 5e-3
+    assert not logits[7].any()
+    weight, b, a = (
+        torch.randn(n, m, device="cuda", dtype=torch.bfloat16) for n, m in ((300, 500), (300, 64), (64, 500))
+    )
+    folded = kernels.fold(weight, b, a, 0.5, into=None)
+    assert apart(folded, weight.double() + 0.5 * b.double() @ a.double()) < 3e-3
+
+
+def batch_of(lengths: list[int], seed: int = 0) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 1000, (1, sum(lengths)), generator=generator)
+    labels = ids.clone()
+    ends = torch.tensor([0, *lengths]).cumsum(0)
+    labels[0, ends[:-1]] = -100
+    labels[0, 3:9] = -100
+    places = torch.cat([torch.arange(n) for n in lengths])[None]
+    bounds = {"cu_seq_lens_q": ends.int(), "max_length_q": max(lengths)}
+    share = torch.tensor(1 / sum(lengths), dtype=torch.float64)
+    return {"input_ids": ids, "position_ids": places, **bounds, **asked(labels), "share": share}
+
+
+def loss_with(model: Any, head_tokens: int | None) -> Any:
+    def loss(batch: dict[str, Any]) -> torch.Tensor:
+        rest = {name: value for name, value in batch.items() if name != "share"}
+        with torch.autocast("cuda", torch.bfloat16):
+            return loss_sum(model, rest, head_tokens) * batch["share"]
+
+    return loss
+
+
+def results(model: Any, batches: list[dict[str, Any]], *, record: bool, head_tokens: int | None = None) -> Any:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    compute = loss_with(model, head_tokens)
+    recordings = Recordings(trained, compute)
+    losses = []
+    for batch in batches:
+        if record:
+            losses.append(recordings(batch))
+        else:
+            loss = compute({n: v.cuda() if hasattr(v, "cuda") else v for n, v in batch.items()})
+            loss.backward()
+            losses.append(loss.detach())
+    return torch.stack(losses), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("again", ["fast", "balanced"])
+@pytest.mark.parametrize("form", ["folded", "split", "auto"])
+def test_recorded_passes_equal_plain_ones(form: Any, again: str) -> None:
+    """Rows that differ in their samples share a recording; the plain model computes them with neither."""
+    attention.register()
+    lengths = [[200, 300, 12], [250, 250, 5, 5], [500, 1], [100, 110, 120, 130, 50], [512], [512]]
+    batches = [batch_of(one, i) for i, one in enumerate(lengths)]
+    plain, ours = big(), big()
+    for model in (plain, ours):
+        model.set_attn_implementation(attention.NAME)
+    assert install(ours, torch.bfloat16, form)["mlps"] == 4
+    assert ends_in_head(ours.eval())
+    ours.train()
+    if again == "balanced":
+        recompute(ours, offload=True)
+    expected, gradients = results(plain, batches, record=False)
+    even = [even_out(batch, 512, 0) for batch in batches]
+    found, ours_of = results(ours, even, record=True, head_tokens=128)
+    assert apart(found, expected) < 1e-3
+    truth = model_of(torch.float64, **SIZES)
+    truth.set_attn_implementation(attention.NAME)
+    for batch in batches:
+        rest = {name: value for name, value in batch.items() if name != "share"}
+        (loss_sum(truth, rest) * batch["share"]).backward()
+    errors = [0.0, 0.0]
+    for name, p in truth.named_parameters():
+        if p.grad is not None:
+            errors[0] += apart(gradients[name].cpu(), p.grad)
+            errors[1] += apart(ours_of[name].cpu(), p.grad)
+    assert errors[1] <= 1.25 * errors[0], errors
+
+
+def test_even_rows_are_few_shapes() -> None:
+    lengths = [[100 + i, 200 - i, 150, 40 + i] for i in range(20)]
+    shapes = {
+        tuple(t.shape if hasattr(t, "shape") else t for t in even_out(batch_of(n), 512, 0).values()) for n in lengths
+    }
+    assert len(shapes) == 1
+
+
+def test_products_in_8_bits_stay_near_those_in_16() -> None:
+    from ftx.fast.eight import can
+
+    if not can():
+        pytest.skip("this GPU multiplies no 8-bit floating point")
+    attention.register()
+    expected, found = big(), big()
+    ids = torch.randint(0, 1000, (1, 512), generator=torch.Generator().manual_seed(0)).cuda()
+    for model in (expected, found):
+        model.set_attn_implementation(attention.NAME)
+        install(model, torch.bfloat16, "split", eight_bits=model is found)
+    made = [model(input_ids=ids, labels=ids) for model in (expected, found)]
+    for one in made:
+        one.loss.backward()
+    far = apart(made[1].logits.detach(), made[0].logits.detach())
+    print("logits", far)
+    assert far < 0.2
+    assert abs(made[1].loss.item() - made[0].loss.item()) < 0.02 * made[0].loss.item()
+    gradients = [{n: p.grad for n, p in model.named_parameters() if p.grad is not None} for model in (expected, found)]
+    assert gradients[0].keys() == gradients[1].keys()
+    far = sum(apart(gradients[1][n], g) for n, g in gradients[0].items()) / len(gradients[0])
+    print("gradients", far)
+    assert far < 0.4
+
+
+def test_nf4_is_made_dense_as_bitsandbytes_does() -> None:
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    from ftx.fast import nf4_triton
+
+    packed, state = quantize_4bit(
+        torch.randn(520, 1024, device="cuda").bfloat16(), quant_type="nf4", compress_statistics=True
+    )
+    assert nf4_triton.fits(state)
+    assert torch.equal(nf4_triton.dense(packed, state, torch.bfloat16), dequantize_4bit(packed, state))
