@@ -27,6 +27,7 @@ from ftx.data.tokens import Tokenizer
 from ftx.errors import FtxError, HubError, ModelError, RecipeError
 from ftx.recipe import HUB_PATH, Recipe, SetRecipe, Written, grouping_problems, sentence, streaming_problems
 from ftx.train.memory import chosen, outlook
+from ftx.train.path import path_notes, path_problems
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
@@ -222,6 +223,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
     method = problems.of(lambda: configured(registry.method(recipe.method["name"]), recipe.method, "method"))
     if method:
         problems.add(method.requirements())
+        problems.add(path_problems(recipe, method))
     problems.add(_device_missing(recipe))
     problems.add(streaming_problems(recipe))
     problems.add(grouping_problems(recipe))
@@ -264,7 +266,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
         base=base,
         stop_ids=stop_ids,
         images=images,
-        notes=[*facts.notes, *_template_note(recipe.template, tokenizer)],
+        notes=[*facts.notes, *_template_note(recipe.template, tokenizer), *path_notes(method)],
     )
     if refused := registry.check_plan(plan):
         raise RecipeError(*refused)

@@ -59,7 +59,7 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
     if from_checkpoint:
         checkpoint.restore(from_checkpoint, accelerator.unwrap_model(model), optimizer)
         run.event("resumed", step=done, checkpoint=str(from_checkpoint))
-    _announce(run, model, accelerator)
+    _announce(run, model, accelerator, path)
     model.train()
     pace = _Pace(done)
     with (
@@ -203,7 +203,7 @@ def _refuse_non_finite(run: Run, step: int, loss: float, norm: float) -> None:
     )
 
 
-def _announce(run: Run, model: PreTrainedModel, accelerator: Accelerator) -> None:
+def _announce(run: Run, model: PreTrainedModel, accelerator: Accelerator, path: FastPath) -> None:
     run.event(
         "started",
         steps=run.plan.steps,
@@ -211,6 +211,7 @@ def _announce(run: Run, model: PreTrainedModel, accelerator: Accelerator) -> Non
         parameters=run.plan.facts.parameters,
         device=str(accelerator.device),
         processes=accelerator.num_processes,
+        **path.as_dict(),
         rows=run.plan.ledger.as_dict(),
     )
     if run.main:

@@ -99,7 +99,8 @@ def expected(plan: Plan, decoder: Decoder, mode: Mode, share: float | None = Non
     of_layer = tokens * (5 * width + through + 2 * inner) * 2
     again = min(round(share * layers), layers - 1)
     inputs = 2 if mode != "fast" else again  # of layers made again: on the device, or there in passing
-    kept = (layers - again + (1 if again else 0)) * of_layer + inputs * tokens * width * 2
+    # Those that are kept are the last, and gone when the first is made again.
+    kept = (layers - again) * of_layer + inputs * tokens * width * 2
     logits = HEAD_TOKENS[mode] * decoder.words * 2
     passing = tokens * (inner + 4 * width) * 2 + max(out * into for out, into in decoder.matrices.values()) * 2
     return Memory(

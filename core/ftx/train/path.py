@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ftx.train.batches import Batches
@@ -15,10 +17,36 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
+    from ftx.contracts import TrainMethod
     from ftx.fast.graph import Recordings
     from ftx.plan import Plan
+    from ftx.recipe import Recipe
 
 FEW = 1 << 29  # trained parameters up to which a recording pays
+
+
+def path_problems(recipe: Recipe, method: TrainMethod) -> Iterator[str]:
+    """One sentence per way to compute that cannot be had with this method or on this machine."""
+    train = recipe.train
+    if train.memory == "small" and find_spec("bitsandbytes") is None:
+        yield "train.memory: 'small' needs bitsandbytes; install it with: pip install 'ftx[qlora]'"
+    if train.base != "fp8":
+        return
+    if method.name != "lora" or train.adapters not in ("auto", "split"):
+        yield "train.base: fp8 goes with method lora, and with train.adapters auto or split"
+    from ftx.fast.eight import can
+
+    if not can():
+        yield "train.base: fp8 needs a GPU that multiplies in it (Ada, Hopper or later), and there is none here"
+
+
+def path_notes(method: TrainMethod) -> Iterator[str]:
+    """One sentence per choice that costs speed."""
+    if getattr(method, "dropout", 0.0):
+        yield (
+            "method.dropout: what leaves out inputs is neither folded into weights nor recorded; on a GPU a step is "
+            "the faster without"
+        )
 
 
 @dataclass
@@ -34,6 +62,7 @@ class FastPath:
     taken: dict[str, int] = field(default_factory=dict)
     recorded: bool = False
     embedding: torch.Tensor | None = None
+    memory: Memory = field(default_factory=Memory)
     _recordings: Recordings | None = None
 
     def gradients(self, model: PreTrainedModel, batch: dict[str, Any], accelerator: Accelerator) -> torch.Tensor:
@@ -51,6 +80,16 @@ class FastPath:
             trained = [p for p in model.parameters() if p.requires_grad]
             self._recordings = Recordings(trained, partial(self._loss, model))
         return self._recordings(batch)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a run's events say of it."""
+        ways = {"end_to_end": self.end_to_end, "recorded": self.recorded, **self.taken}
+        expected = self.memory.gib
+        return {
+            "memory": self.memory.mode,
+            **({"expected_gpu_gib": round(expected, 2)} if expected else {}),
+            "path": {name: value for name, value in ways.items() if value},
+        }
 
     def forget_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """A recording adds to the very tensors that it was made with."""
@@ -115,7 +154,7 @@ def speed_up(
         taken["again"] = recompute(model, memory.share, offload=memory.mode != "fast")
     embedding = _to_host(model) if memory.mode == "small" and on_gpu else None
     recorded = alone and end_to_end and head_tokens is not None and _records(model, taken, dtype, tokens)
-    return FastPath(dtype, end_to_end, head_tokens, taken, recorded, embedding)
+    return FastPath(dtype, end_to_end, head_tokens, taken, recorded, embedding, memory)
 
 
 def _to_host(model: PreTrainedModel) -> torch.Tensor | None:

@@ -1,0 +1,125 @@
+"""What a step takes is told beforehand, and kept to when a number is given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ftx.errors import RecipeError
+from ftx.train.fit import fit
+from ftx.train.memory import Decoder, chosen, decoder_of, expected
+from test_train import plan_for
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "train_gpu.json"
+SHAPES = {"1.8B": (24, 2048, 1024, 8192), "7B": (32, 4096, 1024, 14336)}
+
+
+def decoder(name: str) -> Decoder:
+    layers, width, kv, inner = SHAPES[name]
+    attention = {"q_proj": (width, width), "k_proj": (kv, width), "v_proj": (kv, width), "o_proj": (width, width)}
+    mlp = {"gate_proj": (inner, width), "up_proj": (inner, width), "down_proj": (width, inner)}
+    return Decoder(layers, {**attention, **mlp}, 92544, tied=False)
+
+
+def plan_of(method: str, rows: int, tokens: int, memory: Any = "fast") -> Any:
+    train = SimpleNamespace(memory=memory, global_batch_size=rows)
+    recipe = SimpleNamespace(train=train, data=SimpleNamespace(max_length=tokens))
+    options = {"rank": 64, "targets": None} if method != "full" else {}
+    produces = "model" if method == "full" else "adapter"
+    return SimpleNamespace(
+        method=SimpleNamespace(name=method, produces=produces, **options),
+        micro_batch_size=rows,
+        recipe=recipe,
+        feed=SimpleNamespace(isolated=True, endless=False),
+        family=None,
+        images=None,
+    )
+
+
+def recorded() -> list[dict[str, Any]]:
+    rows = json.loads(RESULTS.read_text())["rows"]
+    return [row for row in rows if row["name"].startswith("ftx") and "real" not in row["sequence"]]
+
+
+@pytest.mark.parametrize("row", recorded(), ids=lambda row: f"{row['name']} {row['model']} {row['method']}")
+def test_what_was_measured_is_told_within_a_tenth(row: dict[str, Any]) -> None:
+    count, tokens = map(int, row["sequence"].split("x"))
+    mode: Any = next((mode for mode in ("balanced", "small") if mode in row["name"]), "fast")
+    told = expected(plan_of(row["method"], count, tokens), decoder(row["model"]), mode).gib
+    assert told == pytest.approx(row["peak_gib"], rel=0.1)
+
+
+def test_a_number_is_kept_to_by_the_fastest_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftx.train.memory.decoder_of", lambda plan: decoder("1.8B"))
+    ways = [chosen(plan_of("lora", 4, 2048, float(gib)), None) for gib in (40, 12, 8, 5.7)]
+    assert [way.mode for way in ways] == ["fast", "fast", "fast", "balanced"]
+    assert [way.share for way in ways] == sorted(way.share for way in ways)
+    assert ways[0].share == 0
+    assert all((way.gib or 0) <= gib for way, gib in zip(ways, (40, 12, 8, 5.7), strict=True))
+    with pytest.raises(RecipeError, match=r"train\.memory: 2\.0 GiB do not hold a step; it takes \d\.\d GiB at least"):
+        chosen(plan_of("lora", 4, 2048, 2.0), None)
+
+
+def test_auto_takes_the_fastest_that_fits_and_never_rounds_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftx.train.memory.decoder_of", lambda plan: decoder("7B"))
+    for gib, mode in ((140, "fast"), (24, "balanced"), (8, "balanced")):
+        assert chosen(plan_of("lora", 1, 2048, "auto"), gib << 30).mode in ("fast", mode)
+    assert chosen(plan_of("lora", 1, 2048, "auto"), None).mode == "fast"
+
+
+def test_the_plan_tells_it(ftx: Any, tiny: Path, rows: Path) -> None:
+    plan = ftx("plan", "--model", tiny, "--data", rows, "--json").events[0]
+    assert list(plan["expected_gpu_gib"]) == ["fast", "balanced", "small"]
+    refused = ftx("plan", "--model", tiny, "--data", rows, "--set", "train.memory=0.001")
+    assert refused.code == 2
+    assert "train.memory: 0.001 GiB do not hold a step" in refused.err
+    assert ftx("plan", "--model", tiny, "--data", rows, "--set", "train.memory=2").code == 0
+
+
+def test_sizes_are_read_off_the_checkpoint(tiny: Path, rows: Path) -> None:
+    plan = plan_for(tiny, rows, tiny.parent / "never")
+    found = decoder_of(plan)
+    assert found is not None
+    assert found.in_layers + 2 * found.embedding == pytest.approx(plan.facts.parameters, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["train.base=fp8"], "train.base: fp8 needs a GPU that multiplies in it"),
+        (["train.base=fp8", "train.adapters=folded"], "train.base: fp8 goes with method lora, and with train.adapters"),
+        (["train.base=fp8", "method=full"], "train.base: fp8 goes with method lora"),
+        (["train.memory=tiny"], "train.memory"),
+        (["train.memory=-1"], "train.memory"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(ftx: Any, tiny: Path, rows: Path, settings: list[str], sentence: str) -> None:
+    flags = [part for setting in settings for part in ("--set", setting)]
+    refused = ftx("plan", "--model", tiny, "--data", rows, *flags)
+    assert refused.code == 2
+    assert sentence in refused.err
+
+
+def test_moments_of_8_bits_go_on_where_they_stood(tiny: Path, rows: Path, tmp_path: Path) -> None:
+    """Bit for bit, as those of 32 do; and a run that began with others does not go on with them."""
+    options = {"train__max_steps": 4, "train__save_every": 2, "method__name": "lora"}
+
+    def plan(out: str, memory: str) -> Any:
+        return plan_for(tiny, rows, tmp_path / out, train__memory=memory, **options)
+
+    fit(plan("whole", "small"))
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "adapter")
+    fit(plan("parts", "small"), resume=str(tmp_path / "parts" / "checkpoints" / "step-00000002"))
+    for name in ("adapter_model.safetensors",):
+        whole, parts = (load_file(tmp_path / out / "adapter" / name) for out in ("whole", "parts"))
+        assert all(torch.equal(parts[key], tensor) for key, tensor in whole.items())
+    with pytest.raises(RecipeError, match="moments"):
+        fit(plan("parts", "fast"), resume=str(tmp_path / "parts" / "checkpoints" / "step-00000002"))
