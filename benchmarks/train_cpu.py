@@ -73,7 +73,7 @@ class Row:
 
 ROWS = [
     Row("ftx", "ftx"),
-    Row("ftx, adapters folded", "ftx", adapters="folded"),
+    Row("ftx, adapters plain", "ftx", adapters="plain"),
     Row("Trainer + peft", "trainer"),
     Row("ftx, packed", "ftx", "best_fit"),
     Row("TRL, packed", "trl", "best_fit"),

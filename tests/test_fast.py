@@ -223,3 +223,66 @@ def test_layers_trained_whole_equal_the_plain_form() -> None:
     assert results[0][1].keys() == results[1][1].keys()
     for name, gradient in results[0][1].items():
         assert float((results[1][1][name] - gradient).norm()) <= 1e-10 * float(gradient.norm()), name
+
+
+@pytest.mark.parametrize("lora_dropout", [0.0, 0.2])
+def test_a_shared_expert_computed_again_is_whole(lora_dropout: float) -> None:
+    """Its gate reads what its MLP gives, which is therefore not left out."""
+    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "num_hidden_layers": 3}
+    experts = {"shared_expert_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2}
+    results = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        config = Qwen2MoeConfig(**sizes, **experts, num_attention_heads=4, num_key_value_heads=2, vocab_size=80)
+        lora = LoraConfig(r=4, target_modules=["gate_proj", "up_proj", "down_proj"], lora_dropout=lora_dropout)
+        model = get_peft_model(Qwen2MoeForCausalLM(config), lora).train()
+        install(model, torch.float32, "folded")
+        if again:
+            recompute(model)
+        torch.manual_seed(1)
+        results.append((step(model), gradients(model)))
+    for name, gradient in results[0][1].items():
+        assert torch.allclose(results[1][1][name], gradient, rtol=1e-4, atol=1e-6), name
+
+
+def test_attention_that_drops_is_computed_again_with_the_same_numbers() -> None:
+    results = []
+    for again in (False, True):
+        model = model_of(attention_dropout=0.3, num_hidden_layers=3)
+        if again:
+            recompute(model)
+        torch.manual_seed(1)
+        results.append((step(model), gradients(model)))
+    for name, gradient in results[0][1].items():
+        assert torch.equal(results[1][1][name], gradient), name
+
+
+@pytest.mark.parametrize("changed", [{"attention_dropout": 0.1}, {}])
+def test_attention_within_bounds_is_not_given_to_what_drops(changed: dict[str, Any]) -> None:
+    assert attention.served(LlamaForCausalLM, LlamaConfig(**changed)) == (not changed)
+
+
+def test_passes_are_recorded_of_plain_decoders_alone() -> None:
+    """What a GPU would be asked to record; one that routes, drops or trains much is computed as ever."""
+    from ftx.train.path import _records
+
+    def asked(model: Any, dtype: torch.dtype = torch.bfloat16) -> bool:
+        return _records(model, install(model, torch.float32, "auto"), dtype, 512)
+
+    assert asked(model_of(torch.float32))
+    assert not asked(model_of(torch.float32), torch.float32)
+    assert not asked(model_of(torch.float32, lora_dropout=0.1))
+    assert not asked(model_of(torch.float32, attention_dropout=0.1))
+    assert not asked(
+        model_of(torch.float32, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    )
+    assert not asked(model_of(torch.float32, targets=["q_proj"]))
+
+
+def test_the_embedding_waits_in_host_memory_where_it_can() -> None:
+    from ftx.train.path import _to_host
+
+    assert _to_host(model_of(torch.float32)) is not None
+    assert _to_host(model_of(torch.float32, tie_word_embeddings=True)) is None

@@ -95,6 +95,7 @@ def test_sizes_are_read_off_the_checkpoint(tiny: Path, rows: Path) -> None:
     [
         (["train.base=fp8"], "train.base: fp8 needs a GPU that multiplies in it"),
         (["train.base=fp8", "train.adapters=folded"], "train.base: fp8 goes with method lora, and with train.adapters"),
+        (["train.base=fp8", "train.dtype=float32"], "train.base: fp8 stands beside bfloat16 on a GPU"),
         (["train.base=fp8", "method=full"], "train.base: fp8 goes with method lora"),
         (["train.memory=tiny"], "train.memory"),
         (["train.memory=-1"], "train.memory"),
@@ -123,3 +124,26 @@ def test_moments_of_8_bits_go_on_where_they_stood(tiny: Path, rows: Path, tmp_pa
         assert all(torch.equal(parts[key], tensor) for key, tensor in whole.items())
     with pytest.raises(RecipeError, match="moments"):
         fit(plan("parts", "fast"), resume=str(tmp_path / "parts" / "checkpoints" / "step-00000002"))
+
+
+def test_checkpoints_made_before_go_on_and_another_base_is_noticed(tiny: Path, rows: Path, tmp_path: Path) -> None:
+    options = {"train__max_steps": 2, "train__save_every": 1}
+    fit(plan_for(tiny, rows, tmp_path / "run", **options))
+    state = tmp_path / "run" / "checkpoints" / "step-00000001" / "state.json"
+    then = json.loads(state.read_text())
+    for name in ("products", "moments"):
+        del then["identity"][name]
+    state.write_text(json.dumps(then))
+    fit(plan_for(tiny, rows, tmp_path / "run", **options), resume=str(state.parent))
+    then["identity"]["base"] = "another"
+    state.write_text(json.dumps(then))
+    with pytest.raises(RecipeError, match="base was another"):
+        fit(plan_for(tiny, rows, tmp_path / "run", **options), resume=str(state.parent))
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v2", "qwen2_moe", "mixtral"])
+def test_another_kind_of_decoder_is_not_counted(ftx: Any, rows: Path, tmp_path: Path, kind: str) -> None:
+    from test_experts import make
+
+    folder = make(kind, tmp_path / "model")
+    assert ftx("plan", "--model", folder, "--data", rows, "--json").events[0]["expected_gpu_gib"] == {}

@@ -94,7 +94,8 @@ class DataRecipe(_Section):
     workers: int | None = Field(
         None,
         ge=0,
-        description="threads that make batches ahead of the step; default: 8 at most for pictures, else none",
+        description="threads that make batches ahead of the step; default: 8 at most for pictures, one on a GPU, "
+        "else none",
     )
     typed_specials: bool = Field(
         False, description="let special tokens written in messages count as such; only for data you trust"
@@ -135,8 +136,8 @@ class TrainRecipe(_Section):
     )
     adapters: Literal["auto", "folded", "split", "plain"] = Field(
         "auto",
-        description="how adapters are computed: folded into the weight, apart from it, or as peft does; auto: the "
-        "fastest on a GPU, peft's on a CPU",
+        description="how adapters are computed: folded into the weight, apart from it, or as peft does; auto: "
+        "whichever of the first two moves fewer bytes",
     )
     base: Literal["auto", "fp8"] = Field(
         "auto",

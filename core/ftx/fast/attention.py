@@ -34,7 +34,8 @@ def served(model_class: type[PreTrainedModel], config: Any) -> bool:
     if not (getattr(model_class, "_supports_attention_backend", False) and model_class._supports_sdpa):
         return False
     text = config.get_text_config()
-    asked = ("attn_logit_softcapping", "attention_dropout", "attention_chunk_size")
+    drops = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+    asked = ("attn_logit_softcapping", "attention_chunk_size", *drops)
     kinds = set(getattr(text, "layer_types", None) or ("full_attention",))
     return not any(getattr(text, name, None) for name in asked) and kinds <= {"full_attention", "sliding_attention"}
 
@@ -51,21 +52,18 @@ def attend(
     max_length_q: int | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of each sample to itself: [1, heads, tokens, width] to [1, tokens, heads, width].
+    """Causal attention of each sample to itself: [rows, heads, tokens, width] to [rows, tokens, heads, width].
 
-    Without bounds, as in a vision tower, it is transformers' sdpa. Raises NotImplementedError for what it does not
-    know, rather than leave it out.
+    Without bounds each row is a sample. Raises NotImplementedError for what it does not know, rather than leave it out.
     """
-    if cu_seq_lens_q is None or max_length_q is None:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-        given: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **rest
-        )
-        return given
-    for name in ("softcap", "s_aux", "position_bias"):
-        if rest.get(name) is not None:
+    for name in ("softcap", "s_aux", "position_bias", "dropout"):
+        given = rest.get(name)
+        if given is not None and not (name == "dropout" and given == 0.0):
             raise NotImplementedError(f"attention with {name}; use train.attention=eager")
+    if cu_seq_lens_q is None or max_length_q is None:
+        rows, max_length_q = query.shape[0], query.shape[2]
+        ends = torch.arange(rows + 1, dtype=torch.int32, device=query.device)
+        cu_seq_lens_q = ends * max_length_q
     q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (query, key, value))
     window = sliding_window if sliding_window is not None and sliding_window < max_length_q else None
     out = _within(q, k, v, cu_seq_lens_q, max_length_q, scaling, window)
@@ -100,6 +98,9 @@ def flashes(q: Tensor, v: Tensor) -> bool:
 
 def _batch(q: Tensor, k: Tensor, v: Tensor, samples: int, scale: float | None) -> Tensor:
     """Samples of one length."""
+    if q.is_cuda and q.dtype == torch.float32 and q.shape[1] != k.shape[1]:
+        # In 32 bits no kernel shares keys among queries but the one that keeps every score.
+        k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
     q, k, v = (t.unflatten(0, (samples, -1)).transpose(1, 2) for t in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
     if q.is_cuda:

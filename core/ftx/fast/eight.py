@@ -20,8 +20,6 @@ from ftx.fast.products import Piece, add_adapter, add_through, again, gradients_
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST = 448.0  # the largest number of e4m3
-
 
 def can() -> bool:
     """Whether the GPU multiplies 8-bit floating point: Hopper and later, and Ada."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ftx.data.template import IGNORE
+from ftx.train.batches import on_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +79,7 @@ class Recordings:
         if key not in self._made and self._met[key] > BEFORE and len(self._made) < MOST:
             self._made[key] = self._record(batch)
         if key not in self._made:
-            return self._pass(_on_device(batch))
+            return self._pass(on_device(batch, torch.device("cuda")))
         graph, given, loss = self._made[key]
         for name, value in batch.items():
             if isinstance(value, torch.Tensor):
@@ -95,7 +96,7 @@ class Recordings:
         for parameter in self._parameters:  # where the recording adds to
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        given = _on_device(batch)
+        given = on_device(batch, torch.device("cuda"))
         # In host memory: beside a pass there may be no room for them.
         kept = [parameter.grad.cpu() for parameter in self._parameters if parameter.grad is not None]
         aside = torch.cuda.Stream()
@@ -113,7 +114,3 @@ class Recordings:
             loss = self._pass(given)
         self._pool = graph.pool()
         return graph, given, loss
-
-
-def _on_device(batch: dict[str, Any]) -> dict[str, Any]:
-    return {n: v.to("cuda", non_blocking=True) if isinstance(v, torch.Tensor) else v for n, v in batch.items()}

@@ -7,7 +7,7 @@ it gave the same as ours on a random input: whatever else a model has runs as tr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,8 @@ def install(
     for group in _groups(model, done):
         _take_group(group, how)
         taken["layers"] += len(group)
+    if eight_bits:
+        taken["eight"] = how.eight_layers[0]
     if taken["layers"] and copies:
         model.register_forward_pre_hook(copies.refresh)
     return taken
@@ -129,7 +131,13 @@ class _How:
     dtype: torch.dtype
     form: Form
     copies: _Copies | None
-    eight: bool
+    eight_bits: bool
+    eight_layers: list[int] = field(default_factory=lambda: [0])  # how many are held in 8 bits
+
+    def in_eight(self, layers: Sequence[Any]) -> eight.Weights:
+        """The layers' weights in 8 bits."""
+        self.eight_layers[0] += len(layers)
+        return eight.Weights.of(layers)
 
     def low(self, parameter: Tensor | None) -> Low | None:
         """What gives a parameter in the precision of the products."""
@@ -155,12 +163,13 @@ class _Copies:
         self._copies: list[Tensor] = []
 
     def of(self, parameter: Tensor) -> Tensor:
-        self._parameters.append(parameter.detach())
+        self._parameters.append(parameter)
         self._copies.append(parameter.detach().to(self._dtype, copy=True))
         return self._copies[-1]
 
     def refresh(self, *_: Any) -> None:
-        torch._foreach_copy_(self._copies, self._parameters)
+        # Looked up anew: what wraps a model for several processes gives parameters other memory.
+        torch._foreach_copy_(self._copies, [parameter.detach() for parameter in self._parameters])
 
 
 def _plain(layers: Sequence[Any]) -> bool:
@@ -173,7 +182,9 @@ def _groups(model: Any, done: set[Module]) -> Iterator[list[Module]]:
     for parent in model.modules():
         for names in TOGETHER:
             layers = [one for one in _children(parent, names) if one not in done and _trained(one)]
-            if layers:
+            # Those that read another input, as keys across attention do, stand alone.
+            widths = [base.in_features for base in _bases(layers)]
+            if layers and len(set(widths)) == 1:
                 done.update(layers)
                 yield layers
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -190,7 +201,7 @@ class _Group:
         self.layers, self.dtype = layers, how.dtype
         self.pieces, self.factors = _pieces(layers, how)
         bases = _bases(layers)
-        self._weights = eight.Weights.of(bases) if how.eight and eight.fits(bases) else None
+        self._weights = how.in_eight(bases) if how.eight_bits and eight.fits(bases) else None
         self._read: Tensor | None = None
         self._made: list[Tensor | None] = [None] * len(layers)
 
@@ -242,8 +253,8 @@ def _take_mlp(parent: Any, layers: Sequence[Any], how: _How) -> bool:
 
     if not _agree(own, forward, bases[0].in_features, how.dtype, layers[0]):
         return False
-    if how.eight and eight.fits(bases):
-        weights.append((eight.Weights.of(bases[:2]), eight.Weights.of(bases[2:])))
+    if how.eight_bits and eight.fits(bases):
+        weights.append((how.in_eight(bases[:2]), how.in_eight(bases[2:])))
     parent.forward = forward
     return True
 
@@ -253,13 +264,19 @@ def _bases(layers: Sequence[Any]) -> list[Any]:
 
 
 def _agree(own: Any, ours: Any, width: int, dtype: torch.dtype, layer: Module) -> bool:
-    """Whether both give the same on a random input."""
+    """Whether both give the same on a random input, as in training: without gradients bitsandbytes lays 4-bit weights
+    out anew on a CPU, and for good."""
     device = next(layer.parameters()).device
     x = torch.randn(2, width, dtype=dtype, device=device, generator=torch.Generator(device).manual_seed(0))
+    x.requires_grad_()
     low = dtype in (torch.bfloat16, torch.float16)
-    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=low), torch.random.fork_rng():
+    with (
+        torch.enable_grad(),
+        torch.autocast(device.type, dtype, enabled=low),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+    ):
         torch.manual_seed(0)
-        expected = own(x)
+        expected = own(x).detach()
         torch.manual_seed(0)
-        found = ours(x)
+        found = ours(x).detach()
     return bool((expected - found).abs().max() <= CLOSE * expected.abs().max())

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MOST = 448.0  # the largest number of e4m3
+LEAST = 1e-12  # of a row's largest magnitude, so that a row of zeros has a scale
+
+
 @cache
 def triton_runs() -> bool:
     """Whether Triton's kernels can be built: torch brings Triton along with CUDA alone."""
@@ -57,5 +61,5 @@ def eight_bits(x: Tensor) -> tuple[Tensor, Tensor]:
         from ftx.fast import eight_triton
 
         return eight_triton.eight_bits(x)
-    scale = x.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 448
+    scale = x.float().abs().amax(1, keepdim=True).clamp(min=LEAST) / MOST
     return (x / scale).to(torch.float8_e4m3fn), scale

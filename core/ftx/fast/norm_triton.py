@@ -43,7 +43,7 @@ class Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
+        flat = x.reshape(-1, x.shape[-1]).contiguous()
         rows, width = flat.shape
         y = torch.empty_like(flat)
         scale = torch.empty(rows, dtype=torch.float32, device=x.device)

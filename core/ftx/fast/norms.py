@@ -1,4 +1,4 @@
-"""RMS norms and rotary positions by kernels of their own, on a GPU where Liger is installed."""
+"""RMS norms and rotary positions by kernels of their own on a GPU; Liger's where it is installed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ftx.fast.kernels import triton_runs
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
@@ -17,12 +19,13 @@ CLOSE = 1e-2  # of the largest value: one rounding in bfloat16
 
 
 def available() -> bool:
+    """Whether Liger's kernels can be had."""
     return torch.cuda.is_available() and find_spec("liger_kernel") is not None
 
 
 def take_over_norms(model: Module) -> int:
     """How many norms are computed by one kernel now: those that give the same by it."""
-    if not available():
+    if not triton_runs():
         return 0
     return sum(_take_norm(module) for module in model.modules() if type(module).__name__.endswith("RMSNorm"))
 
@@ -30,6 +33,8 @@ def take_over_norms(model: Module) -> int:
 def _take_norm(norm: Any) -> bool:
     eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     if eps is None or getattr(norm, "weight", None) is None or norm.weight.dim() != 1:
+        return False
+    if norm.weight.requires_grad and not available():
         return False
     own = norm.forward
 
@@ -85,7 +90,8 @@ def _by_liger(own: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[
     from liger_kernel.ops.rope import LigerRopeFunction
 
     def turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, Tensor]:
-        if not q.is_cuda or rest or named or cos.shape[-1] != q.shape[-1]:
+        # Where nothing is trained, as in a chat after it, what transformers has stays.
+        if not q.is_cuda or not torch.is_grad_enabled() or rest or named or cos.shape[-1] != q.shape[-1]:
             return own(q, k, cos, sin, *rest, **named)
         made: tuple[Tensor, Tensor] = LigerRopeFunction.apply(q, k, cos, sin)
         return made

@@ -20,26 +20,39 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 LARGE = 1 << 20  # bytes from which a tensor is worth a transfer
-LLAMA = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+# Layers that end in the sum with what their gated MLP gives, and hold nothing that chooses, as a router does.
+PLAIN = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 
 
-def recompute(model: Module, share: float = 1.0, *, offload: bool = False) -> int:
+def recompute(model: Any, share: float = 1.0, *, offload: bool = False) -> int:
     """Make the first `share` of each stack of layers compute again in the backward pass; how many layers that is.
 
     A stack's last layer keeps its activations: they are needed first, when nothing else has been made again yet.
     With `offload` the inputs of those layers wait in host memory, on a GPU.
     """
-    drops = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
+    drops = draws(model)
     store = _HostStore() if offload and next(model.parameters()).is_cuda else None
+    if store:
+        model.register_forward_pre_hook(store.forget)
     count = 0
     for stack in _stacks(model):
         for layer in stack[: min(round(share * len(stack)), len(stack) - 1)]:
-            last_unasked = {name for name, _ in layer.named_children()} == LLAMA
+            last_unasked = type(layer).__name__ in PLAIN
             trained = any(p.requires_grad for p in layer.parameters())
             layer.gradient_checkpointing = True
             layer._gradient_checkpointing_func = partial(_run, store, last_unasked, drops, trained)
             count += 1
     return count
+
+
+def draws(model: Any) -> bool:
+    """Whether a pass draws random numbers: by a module that drops, or by a share of it in the config."""
+    if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()):
+        return True
+    config = model.config.to_dict()
+    sections = [config, *(value for value in config.values() if isinstance(value, dict))]
+    named = [value for one in sections for name, value in one.items() if "drop" in str(name) or "jitter" in str(name)]
+    return any(isinstance(value, float) and value > 0 for value in named)
 
 
 def _stacks(model: Module) -> Iterator[list[Any]]:
@@ -95,7 +108,7 @@ class _HostStore:
     """Takes tensors to host memory and back beside the computation; the last taken is the first needed.
 
     Streams wait for each other by what is queued, never by what has run, so that a pass can be recorded; for that host
-    buffers are kept too, in the order of a pass.
+    buffers are kept too, in the order of a pass, each of a power of two so that few sizes need new ones.
     """
 
     def __init__(self) -> None:
@@ -105,6 +118,10 @@ class _HostStore:
         self._busy = False
         self._outgrown: list[Tensor] = []
         self._leaving: Tensor | None = None  # kept until it has been read
+
+    def forget(self, *_: Any) -> None:
+        """Begin a pass: what the last one never asked back is of no use any more."""
+        self._held.clear()
 
     def put(self, tensor: Tensor) -> Any:
         if not tensor.is_cuda or tensor.nbytes < LARGE or isinstance(tensor, torch.nn.Parameter):

@@ -14,6 +14,8 @@ from ftx.train.loss import asked
 from ftx.train.schedule import micro_batches
 
 if TYPE_CHECKING:
+    import torch
+
     from ftx.data.store import Sample
     from ftx.plan import Plan
 
@@ -90,6 +92,11 @@ class Batches:
 
             made = even_out(made, plan.micro_batch_size * plan.recipe.data.max_length, plan.tokenizer.pad_id)
         return pinned(made) if self._pinned else made
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch's tensors on `device`; from pinned memory nothing waits for them."""
+    return {name: v.to(device, non_blocking=True) if hasattr(v, "to") else v for name, v in batch.items()}
 
 
 def pinned(batch: Batch) -> Batch:

@@ -36,6 +36,10 @@ FREE = {
 }
 
 
+# What checkpoints held before they said so.
+BEFORE = {"products": "auto", "moments": 32}
+
+
 def save(run: Run, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Path:
     """Write the checkpoint of `step` whole, then drop the oldest beyond the number kept.
 
@@ -71,7 +75,8 @@ def identity(run: Run) -> dict[str, Any]:
         "method": {"name": plan.method.name, **plan.method.model_dump(mode="json")},
         "template": plan.template.name,
         "moments": 8 if train.memory != "auto" and chosen(plan, None).mode == "small" else 32,
-        **train.model_dump(mode="json", exclude=FREE),
+        "products": train.base,
+        **train.model_dump(mode="json", exclude=FREE | {"base"}),
         "steps": plan.steps,
         "lr": plan.lr,
     }
@@ -100,7 +105,7 @@ def find(resume: str, out: Path) -> Path:
 def read_step(folder: Path, run: Run) -> int:
     """Steps done at the checkpoint. Raises RecipeError when it belongs to another plan, naming what differs."""
     state = json.loads((folder / "state.json").read_text("utf-8"))
-    now, then = json.loads(json.dumps(identity(run))), state["identity"]
+    now, then = json.loads(json.dumps(identity(run))), {**BEFORE, **state["identity"]}
     differing = [key for key in now if now[key] != then.get(key)]
     if differing:
         raise RecipeError(

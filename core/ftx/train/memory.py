@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from ftx.errors import RecipeError
@@ -22,6 +23,7 @@ MODES: tuple[Mode, ...] = ("fast", "balanced", "small")
 GIB = 1 << 30
 HEAD_TOKENS: dict[Mode, int] = {"fast": 1024, "balanced": 512, "small": 512}  # that meet the head at a time
 NF4 = 0.516  # bytes a weight, its constants quantised too (arXiv 2305.14314)
+NEAR = 0.05  # of a model's parameters: norms and biases are not counted
 FREE = 0.92  # of what a GPU has free: allocators and libraries need some
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\..*?(\w+)\.weight$")
 
@@ -68,9 +70,12 @@ def decoder_of(plan: Plan) -> Decoder | None:
                 deepest = max(deepest, int(found[1]))
                 # Of a fused tensor each part counts an equal share of the rows: only their sum matters.
                 matrices[found[2]] = (info.shape[0] // len(names), info.shape[1])
-    if not {"q_proj", "gate_proj", "up_proj", "down_proj"} <= matrices.keys():
+    if not {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"} <= matrices.keys():
         return None
-    return Decoder(deepest + 1, matrices, plan.facts.vocab_size, tied=not heads)
+    made = Decoder(deepest + 1, matrices, plan.facts.vocab_size, tied=not heads)
+    counted = made.in_layers + made.embedding * (1 if made.tied else 2)
+    # Experts, or layers of several sizes, are another kind.
+    return made if abs(counted - plan.facts.parameters) <= NEAR * plan.facts.parameters else None
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,8 @@ def chosen(plan: Plan, free: int | None) -> Memory:
     limit = float(asked) * GIB if not isinstance(asked, str) else limit
     ways = list(_ways(plan, decoder))
     if isinstance(asked, str):
-        ways = ways[:-1]  # 8-bit moments change results: only who asks for little gets them
+        # 8-bit moments change results: only who asks for little gets them.
+        ways = [way for way in ways if way.mode != "small"]
     fitting = [way for way in ways if limit is None or sum(way.bytes.values()) <= limit]
     if fitting:
         return fitting[0]
@@ -181,7 +187,8 @@ def chosen(plan: Plan, free: int | None) -> Memory:
 def _ways(plan: Plan, decoder: Decoder) -> list[Memory]:
     """Ways from the fastest to the smallest: ever more layers made again, then their inputs in host memory."""
     shares = [expected(plan, decoder, "fast", step / 8) for step in range(9)]
-    return [*shares, expected(plan, decoder, "balanced"), expected(plan, decoder, "small")]
+    small = [expected(plan, decoder, "small")] if find_spec("bitsandbytes") else []
+    return [*shares, expected(plan, decoder, "balanced"), *small]
 
 
 def outlook(plan: Plan) -> dict[str, float]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def make_optimizer(parameters: list[torch.nn.Parameter], plan: Plan, memory: Memory) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) as the recipe sets it.
 
-    On a GPU all parameters move in one kernel. Where memory is to be small, moments are held in 8 bits, block by block
+    All parameters move in one kernel. Where memory is to be small, moments are held in 8 bits, block by block
     (Dettmers et al., arXiv 2110.02861).
     """
     import torch
@@ -27,6 +27,4 @@ def make_optimizer(parameters: list[torch.nn.Parameter], plan: Plan, memory: Mem
             parameters, lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay
         )
         return made
-    return torch.optim.AdamW(
-        parameters, lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay, fused=parameters[0].is_cuda
-    )
+    return torch.optim.AdamW(parameters, lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay, fused=True)

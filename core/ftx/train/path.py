@@ -8,7 +8,8 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ftx.train.batches import Batches
+from ftx.errors import RecipeError
+from ftx.train.batches import Batches, on_device
 from ftx.train.loss import loss_sum
 from ftx.train.memory import HEAD_TOKENS, Memory
 
@@ -32,6 +33,8 @@ def path_problems(recipe: Recipe, method: TrainMethod) -> Iterator[str]:
         yield "train.memory: 'small' needs bitsandbytes; install it with: pip install 'ftx[qlora]'"
     if train.base != "fp8":
         return
+    if train.dtype == "float32" or train.device == "cpu":
+        yield "train.base: fp8 stands beside bfloat16 on a GPU, not beside train.dtype float32 or train.device cpu"
     if method.name != "lora" or train.adapters not in ("auto", "split"):
         yield "train.base: fp8 goes with method lora, and with train.adapters auto or split"
     from ftx.fast.eight import can
@@ -115,17 +118,13 @@ class FastPath:
         )
 
 
-def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch's tensors on `device`; from pinned memory nothing waits for them."""
-    return {name: v.to(device, non_blocking=True) if hasattr(v, "to") else v for name, v in batch.items()}
-
-
 def adopt(model: PreTrainedModel) -> bool:
     """Give the language model attention within bounds, where it can be given; whether it was."""
     from ftx.fast import attention
 
     language = model.get_decoder()
-    if not attention.served(type(language), language.config):
+    one_way = all(getattr(module, "is_causal", True) for module in language.modules())
+    if not one_way or not attention.served(type(language), language.config):
         return False
     attention.register()
     language.set_attn_implementation(attention.NAME)
@@ -144,15 +143,17 @@ def speed_up(
 
     train, tokens = plan.recipe.train, plan.micro_batch_size * plan.recipe.data.max_length
     on_gpu = next(model.parameters()).is_cuda
-    form = train.adapters if on_gpu or train.adapters != "auto" else "plain"
+    form = train.adapters
     head_tokens = HEAD_TOKENS[memory.mode] if on_gpu and ends_in_head(model) else None
     eight = train.base == "fp8"
     if on_gpu and dtype != torch.float32:
         model.get_input_embeddings().register_forward_hook(lambda module, given, out: out.to(dtype))
     taken = install(model, dtype, form, eight_bits=eight, copied=memory.mode != "small") if form != "plain" else {}
+    if eight and not taken.get("eight"):
+        raise RecipeError("train.base: this model has no layer that fp8 can hold; leave it out")
     if memory.share:
         taken["again"] = recompute(model, memory.share, offload=memory.mode != "fast")
-    embedding = _to_host(model) if memory.mode == "small" and on_gpu else None
+    embedding = _to_host(model) if memory.mode == "small" and on_gpu and alone else None
     recorded = alone and end_to_end and head_tokens is not None and _records(model, taken, dtype, tokens)
     return FastPath(dtype, end_to_end, head_tokens, taken, recorded, embedding, memory)
 
@@ -160,14 +161,17 @@ def speed_up(
 def _to_host(model: PreTrainedModel) -> torch.Tensor | None:
     """The embedding's weight, moved to host memory: a batch needs few of its rows. None where it must stay.
 
-    It must where it is trained, shared with the head, or met by what fills in pictures.
+    It must where it is trained, shared with the head, scaled, or met by what fills in pictures.
     """
+    import torch
+
     from ftx.vision import SeesPictures
 
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    weight = getattr(embedding, "weight", None)
+    weight = embedding.weight
     seeing = any(isinstance(module, SeesPictures) for module in model.modules())
-    if weight is None or weight.requires_grad or weight is getattr(head, "weight", None) or seeing:
+    plain = type(embedding) is torch.nn.Embedding
+    if not plain or weight.requires_grad or weight is getattr(head, "weight", None) or seeing:
         return None
     weight.data = weight.data.cpu()
     kept: torch.Tensor = weight.data
@@ -181,20 +185,19 @@ def _records(model: PreTrainedModel, taken: dict[str, int], dtype: torch.dtype, 
     tensors that stay, rather than handed over.
     """
     import torch
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
+    from ftx.fast.recompute import PLAIN, draws
     from ftx.vision import SeesPictures
 
     config = model.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    plain = taken.get("mlps") == config.num_hidden_layers and width <= 256 and width % 8 == 0
+    layers = [type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    plain = taken.get("mlps") == len(layers) and set(layers) <= PLAIN and width <= 256 and width % 8 == 0
     few = sum(p.numel() for p in model.parameters() if p.requires_grad) < FEW
-    if not (plain and few and dtype == torch.bfloat16):
+    if not (plain and few and dtype == torch.bfloat16) or draws(model):
         return False
-    for module in model.modules():
-        drops = isinstance(module, torch.nn.Dropout) and module.p > 0
-        if drops or isinstance(module, SeesPictures) or _looks_at_lengths(module, tokens):
-            return False
-    return True
+    return not any(isinstance(one, SeesPictures) or _looks_at_lengths(one, tokens) for one in model.modules())
 
 
 def _looks_at_lengths(module: torch.nn.Module, tokens: int) -> bool:
