@@ -231,8 +231,8 @@ def full_batch(ids: torch.Tensor, *, end_to_end: bool) -> dict[str, Any]:
 def run_ftx(row: Row, place: Path, steps: int, profile: bool) -> dict[str, float]:
     from accelerate import Accelerator
 
+    from ftx.data.collate import pinned
     from ftx.train import fit as loop
-    from ftx.train.batches import pinned
 
     accelerator = Accelerator()
     warm = WARM_REAL if row.real else WARM

@@ -286,3 +286,31 @@ def test_the_embedding_waits_in_host_memory_where_it_can() -> None:
 
     assert _to_host(model_of(torch.float32)) is not None
     assert _to_host(model_of(torch.float32, tie_word_embeddings=True)) is None
+
+
+@pytest.mark.parametrize("lora_dropout", [0.0, 0.3])
+def test_products_in_8_bits_have_the_gradients_of_their_weights(
+    lora_dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's product in fp8 stands for itself here, exact: all around it gives what the split form gives."""
+    from ftx.fast import eight, kernels
+
+    def in_place(dh: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        made = kernels.gated_backward(dh, gate, up)
+        return tuple(given.copy_(one) for given, one in zip((dh, gate, up), made, strict=True))
+
+    monkeypatch.setattr(eight, "fits", lambda layers: all(layer.bias is None for layer in layers))
+    monkeypatch.setattr(eight, "eight_bits", lambda x: (x, x.new_ones(len(x), 1)))
+    monkeypatch.setattr(eight, "_product", lambda x, weight, scale: x @ weight.t())
+    monkeypatch.setattr(eight, "gated_backward", in_place)
+    results = []
+    for ours in (False, True):
+        model = model_of(lora_dropout=lora_dropout, num_hidden_layers=3)
+        taken = install(model, torch.float64, "split", eight_bits=ours)
+        assert taken.get("eight") == (3 * len(ALL) if ours else None)
+        recompute(model)
+        torch.manual_seed(3)
+        results.append((step(model), gradients(model)))
+    assert torch.allclose(results[0][0], results[1][0], rtol=1e-12)
+    for name, gradient in results[0][1].items():
+        assert float((results[1][1][name] - gradient).norm()) <= 1e-10 * float(gradient.norm()), name

@@ -28,7 +28,7 @@ def decoder(name: str) -> Decoder:
     return Decoder(layers, {**attention, **mlp}, 92544, tied=False)
 
 
-def plan_of(method: str, rows: int, tokens: int, memory: Any = "fast") -> Any:
+def plan_of(method: str, rows: int, tokens: int, memory: Any = "fast", name: str = "1.8B") -> Any:
     train = SimpleNamespace(memory=memory, global_batch_size=rows)
     recipe = SimpleNamespace(train=train, data=SimpleNamespace(max_length=tokens))
     options = {"rank": 64, "targets": None} if method != "full" else {}
@@ -40,6 +40,7 @@ def plan_of(method: str, rows: int, tokens: int, memory: Any = "fast") -> Any:
         feed=SimpleNamespace(isolated=True, endless=False),
         family=None,
         images=None,
+        decoder=decoder(name),
     )
 
 
@@ -56,8 +57,7 @@ def test_what_was_measured_is_told_within_a_tenth(row: dict[str, Any]) -> None:
     assert told == pytest.approx(row["peak_gib"], rel=0.1)
 
 
-def test_a_number_is_kept_to_by_the_fastest_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftx.train.memory.decoder_of", lambda plan: decoder("1.8B"))
+def test_a_number_is_kept_to_by_the_fastest_way() -> None:
     ways = [chosen(plan_of("lora", 4, 2048, float(gib)), None) for gib in (40, 12, 8, 5.7)]
     assert [way.mode for way in ways] == ["fast", "fast", "fast", "balanced"]
     assert [way.share for way in ways] == sorted(way.share for way in ways)
@@ -67,11 +67,10 @@ def test_a_number_is_kept_to_by_the_fastest_way(monkeypatch: pytest.MonkeyPatch)
         chosen(plan_of("lora", 4, 2048, 2.0), None)
 
 
-def test_auto_takes_the_fastest_that_fits_and_never_rounds_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftx.train.memory.decoder_of", lambda plan: decoder("7B"))
+def test_auto_takes_the_fastest_that_fits_and_never_rounds_moments() -> None:
     for gib, mode in ((140, "fast"), (24, "balanced"), (8, "balanced")):
-        assert chosen(plan_of("lora", 1, 2048, "auto"), gib << 30).mode in ("fast", mode)
-    assert chosen(plan_of("lora", 1, 2048, "auto"), None).mode == "fast"
+        assert chosen(plan_of("lora", 1, 2048, "auto", "7B"), gib << 30).mode in ("fast", mode)
+    assert chosen(plan_of("lora", 1, 2048, "auto", "7B"), None).mode == "fast"
 
 
 def test_the_plan_tells_it(ftx: Any, tiny: Path, rows: Path) -> None:

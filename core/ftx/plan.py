@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +27,7 @@ from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import FtxError, HubError, ModelError, RecipeError
 from ftx.recipe import HUB_PATH, Recipe, SetRecipe, Written, grouping_problems, sentence, streaming_problems
-from ftx.train.memory import chosen, outlook
+from ftx.train.memory import Decoder, chosen, decoder_of, outlook
 from ftx.train.path import path_notes, path_problems
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class Plan:
     stop_ids: list[int]
     images: ImageProcessor | None = None
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        """The model's sizes, where memory can be told by them."""
+        return decoder_of(self)
 
     @property
     def ledger(self) -> Ledger:

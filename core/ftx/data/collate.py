@@ -11,6 +11,8 @@ from ftx.data.store import Sample
 from ftx.data.template import IGNORE
 
 if TYPE_CHECKING:
+    import torch
+
     from ftx.contracts import ImageProcessor
 
 
@@ -67,3 +69,13 @@ def collate(
     if shown and images is not None:
         batch["pixel_values"] = images.pixels([[open_picture(one.picture) for one in placed] for placed in shown])
     return batch
+
+
+def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch's tensors on `device`; from pinned memory nothing waits for them."""
+    return {name: v.to(device, non_blocking=True) if hasattr(v, "to") else v for name, v in batch.items()}
+
+
+def pinned(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch in memory that a GPU reads while the host goes on."""
+    return {name: value.pin_memory() if hasattr(value, "pin_memory") else value for name, value in batch.items()}

@@ -7,6 +7,7 @@ one. Rows of one length are an ordinary batch, for which the fastest kernels exi
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -103,10 +104,7 @@ def _batch(q: Tensor, k: Tensor, v: Tensor, samples: int, scale: float | None) -
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
     q, k, v = (t.unflatten(0, (samples, -1)).transpose(1, 2) for t in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
-    if q.is_cuda:
-        with sdpa_kernel(PREFERRED, set_priority=True):
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
-    else:
+    with sdpa_kernel(PREFERRED, set_priority=True) if q.is_cuda else nullcontext():
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
     return out.transpose(1, 2).flatten(0, 1)
 

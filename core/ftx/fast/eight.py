@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ftx.fast.kernels import eight_bits, gated, gated_backward
-from ftx.fast.products import Piece, add_adapter, add_through, again, gradients_of, parts_of, precision_of
+from ftx.fast.products import Part, Piece, add_adapter, again, gradients_of, parts_of, precision_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,11 @@ def fits(layers: Sequence[Any]) -> bool:
         and not any(size % 16 for size in layer.weight.shape)
         for layer in layers
     )
+
+
+def holds(layer: Any) -> bool:
+    """Whether a layer's weight has been taken over by `Weights`."""
+    return type(layer) is torch.nn.Linear and not layer.weight.numel()
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,12 @@ class Weights:
         """x [tokens, in] to [tokens, sum of out]."""
         return _product(x, self.forward, self.forward_scale)
 
-    def input_gradient(self, dy: Tensor) -> Tensor:
-        """dy [tokens, sum of out] to [tokens, in]."""
-        return _product(dy, self.backward, self.backward_scale)
+    def input_gradient(self, parts: Sequence[Part], dy: Tensor) -> Tensor:
+        """dy [tokens, sum of out] to [tokens, in], through weights and adapters."""
+        dx = _product(dy, self.backward, self.backward_scale)
+        for part in parts:
+            part.add_to(dx)
+        return dx
 
 
 def _product(x: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
@@ -97,14 +105,12 @@ class EightLinears(torch.autograd.Function):
     def backward(ctx: Any, *of_outputs: Tensor) -> tuple[Any, ...]:
         x, *seen = ctx.saved_tensors
         dys = [dy.reshape(-1, dy.shape[-1]) for dy in of_outputs]
-        parts = parts_of(ctx.pieces, x, dys, seen)
+        parts = parts_of(ctx.pieces, dys, seen)
         gradients = gradients_of(ctx.pieces, parts, x, dys, ctx.precision)
         dx = None
         if ctx.needs_input_grad[2]:
-            dx = ctx.weights.input_gradient(torch.cat(dys, dim=1) if len(dys) > 1 else dys[0])
-            for part in parts:
-                part.add_to(dx)
-            dx = dx.view(ctx.shape)
+            whole = torch.cat(dys, dim=1) if len(dys) > 1 else dys[0]
+            dx = ctx.weights.input_gradient(parts, whole).view(ctx.shape)
         return None, None, dx, *gradients
 
 
@@ -131,17 +137,12 @@ class EightMLP(torch.autograd.Function):
         x, both, *seen = ctx.saved_tensors
         first, last = ctx.pieces[:2], ctx.pieces[2:]
         dy = [of_output[0].reshape(-1, of_output[0].shape[-1])]
-        dh = ctx.weights[1].input_gradient(dy[0])
-        add_through(last[0], dy[0], dh, seen[2])
+        parts = parts_of(last, dy, seen[2:])
+        dh = ctx.weights[1].input_gradient(parts, dy[0])
         h, *dys = gated_backward(dh, *both.chunk(2, dim=1))  # the gradients lie in `both`
-        of_down = gradients_of(last, parts_of(last, h, dy, seen[2:]), h, dy, ctx.precision)
+        of_down = gradients_of(last, parts, h, dy, ctx.precision)
         del h
-        parts = parts_of(first, x, dys, seen[:2])
+        parts = parts_of(first, dys, seen[:2])
         of_rest = gradients_of(first, parts, x, dys, ctx.precision)
-        dx = None
-        if ctx.needs_input_grad[2]:
-            dx = ctx.weights[0].input_gradient(both)
-            for part in parts:
-                part.add_to(dx)
-            dx = dx.view(ctx.shape)
+        dx = ctx.weights[0].input_gradient(parts, both).view(ctx.shape) if ctx.needs_input_grad[2] else None
         return None, None, dx, *of_rest, *of_down

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ftx.data.collate import on_device
 from ftx.data.template import IGNORE
-from ftx.train.batches import on_device
 
 if TYPE_CHECKING:
     from torch import Tensor

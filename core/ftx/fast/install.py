@@ -7,7 +7,7 @@ it gave the same as ours on a random input: whatever else a model has runs as tr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ def install(
         _take_group(group, how)
         taken["layers"] += len(group)
     if eight_bits:
-        taken["eight"] = how.eight_layers[0]
+        taken["eight"] = sum(eight.holds(module) for module in model.modules())
     if taken["layers"] and copies:
         model.register_forward_pre_hook(copies.refresh)
     return taken
@@ -132,12 +132,6 @@ class _How:
     form: Form
     copies: _Copies | None
     eight_bits: bool
-    eight_layers: list[int] = field(default_factory=lambda: [0])  # how many are held in 8 bits
-
-    def in_eight(self, layers: Sequence[Any]) -> eight.Weights:
-        """The layers' weights in 8 bits."""
-        self.eight_layers[0] += len(layers)
-        return eight.Weights.of(layers)
 
     def low(self, parameter: Tensor | None) -> Low | None:
         """What gives a parameter in the precision of the products."""
@@ -201,7 +195,7 @@ class _Group:
         self.layers, self.dtype = layers, how.dtype
         self.pieces, self.factors = _pieces(layers, how)
         bases = _bases(layers)
-        self._weights = how.in_eight(bases) if how.eight_bits and eight.fits(bases) else None
+        self._weights = eight.Weights.of(bases) if how.eight_bits and eight.fits(bases) else None
         self._read: Tensor | None = None
         self._made: list[Tensor | None] = [None] * len(layers)
 
@@ -254,7 +248,7 @@ def _take_mlp(parent: Any, layers: Sequence[Any], how: _How) -> bool:
     if not _agree(own, forward, bases[0].in_features, how.dtype, layers[0]):
         return False
     if how.eight_bits and eight.fits(bases):
-        weights.append((how.in_eight(bases[:2]), how.in_eight(bases[2:])))
+        weights.append((eight.Weights.of(bases[:2]), eight.Weights.of(bases[2:])))
     parent.forward = forward
     return True
 

@@ -37,9 +37,7 @@ def _take_norm(norm: Any) -> bool:
     if norm.weight.requires_grad and not available():
         return False
     own = norm.forward
-
     forward = _by_liger_norm(norm, eps) if norm.weight.requires_grad else _by_ours(norm, eps)
-
     x = torch.randn(4, norm.weight.shape[0], device=norm.weight.device, dtype=norm.weight.dtype)
     with torch.no_grad():
         expected, found = own(x), forward(x)

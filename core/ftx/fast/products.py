@@ -107,7 +107,7 @@ def add_adapter(piece: Piece, x: Tensor, y: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Part:
-    """Adapters that read one input, in the backward pass: `read` is what they saw of it, `outer` what met their B.
+    """Adapters that read one input, in the backward pass: `outer` is what met their B, `seen` what they saw of it.
 
     A [sum of ranks, in] and `outer` [tokens, sum of ranks], scales included, lie side by side.
     """
@@ -116,9 +116,12 @@ class Part:
     ranks: list[int]
     a: Tensor
     outer: Tensor
-    read: Tensor
     seen: Tensor | None
-    kept: float
+    kept: float  # what seen parts were multiplied by
+
+    def read(self, x: Tensor) -> Tensor:
+        """What they saw of the input."""
+        return x if self.seen is None else x * self.seen * self.kept
 
     def add_to(self, dx: Tensor) -> None:
         """Add to dx [tokens, in], in place, what comes through the adapters."""
@@ -128,28 +131,27 @@ class Part:
             dx.addcmul_(torch.mm(self.outer, self.a), self.seen.to(dx.dtype), value=self.kept)
 
 
-def parts_of(pieces: Sequence[Piece], x: Tensor, dys: Sequence[Tensor], seen: Sequence[Tensor | None]) -> list[Part]:
-    """The adapters of pieces that read x: together those that saw all of it, the others one by one."""
+def parts_of(pieces: Sequence[Piece], dys: Sequence[Tensor], seen: Sequence[Tensor | None]) -> list[Part]:
+    """The adapters of pieces that read one input: together those that saw all of it, the others one by one."""
     adapted = [i for i, piece in enumerate(pieces) if piece.adapted]
     together = [i for i in adapted if seen[i] is None]
     groups = [together] * bool(together) + [[i] for i in adapted if seen[i] is not None]
-    return [_part(group, pieces, x, dys, seen[group[0]]) for group in groups]
+    return [_part(group, pieces, dys, seen[group[0]]) for group in groups]
 
 
-def _part(group: list[int], pieces: Sequence[Piece], x: Tensor, dys: Sequence[Tensor], seen: Tensor | None) -> Part:
+def _part(group: list[int], pieces: Sequence[Piece], dys: Sequence[Tensor], seen: Tensor | None) -> Part:
     factors = [
         (pieces[i].scale, a, b) for i in group if (a := pieces[i].a) is not None and (b := pieces[i].b) is not None
     ]
     ranks = [a.shape[0] for _, a, _ in factors]
-    outer = torch.empty(x.shape[0], sum(ranks), dtype=x.dtype, device=x.device)
+    outer = dys[0].new_empty(dys[0].shape[0], sum(ranks))
     parts = outer.split(ranks, dim=1)
     for i, (_, _, b), met in zip(group, factors, parts, strict=True):
         torch.mm(dys[i], b, out=met)
     for scale in {scale for scale, _, _ in factors}:
         torch._foreach_mul_([met for met, (own, _, _) in zip(parts, factors, strict=True) if own == scale], scale)
     kept = 1.0 if seen is None else 1 / (1 - float(pieces[group[0]].drop.p))
-    read = x if seen is None else x * seen * kept
-    return Part(group, ranks, torch.cat([a for _, a, _ in factors]), outer, read, seen, kept)
+    return Part(group, ranks, torch.cat([a for _, a, _ in factors]), outer, seen, kept)
 
 
 def gradients_of(
@@ -163,8 +165,9 @@ def gradients_of(
         i: (_product(dys[i].t(), x, dtype), None) for i, piece in enumerate(pieces) if piece.low_whole
     }
     for part in parts:
-        inner = torch.mm(part.read, part.a.t()).split(part.ranks, dim=1)
-        of_a = _product(part.outer.t(), part.read, dtype).split(part.ranks)
+        read = part.read(x)
+        inner = torch.mm(read, part.a.t()).split(part.ranks, dim=1)
+        of_a = _product(part.outer.t(), read, dtype).split(part.ranks)
         for i, h, one in zip(part.indices, inner, of_a, strict=True):
             found[i] = one, _product(dys[i].t(), h, dtype).mul_(pieces[i].scale)
     return [gradient for i in range(len(pieces)) for gradient in found.get(i, (None, None))]
@@ -215,7 +218,7 @@ class Linears(torch.autograd.Function):
     def backward(ctx: Any, *of_outputs: Tensor) -> tuple[Any, ...]:
         x, *seen = ctx.saved_tensors
         dys = [dy.reshape(-1, dy.shape[-1]) for dy in of_outputs]
-        parts = parts_of(ctx.pieces, x, dys, seen)
+        parts = parts_of(ctx.pieces, dys, seen)
         gradients = gradients_of(ctx.pieces, parts, x, dys, ctx.precision)
         dx = input_gradient(ctx.pieces, parts, dys).view(ctx.shape) if ctx.needs_input_grad[1] else None
         return None, dx, *gradients
@@ -245,28 +248,14 @@ class GatedMLP(torch.autograd.Function):
         x, gate, up, *seen = ctx.saved_tensors
         first, last = ctx.pieces[:2], ctx.pieces[2:]
         dy = [of_output[0].reshape(-1, of_output[0].shape[-1])]
-        folded = folds(last, dy[0].shape[0], dy[0].shape[1])
-        dh = torch.mm(dy[0], last[0].weight(dy[0].dtype, folded=folded))
-        if not folded:
-            add_through(last[0], dy[0], dh, seen[2])
-        h, *dys = gated_backward(dh, gate, up)
-        of_down = gradients_of(last, parts_of(last, h, dy, seen[2:]), h, dy, ctx.precision)
+        parts = parts_of(last, dy, seen[2:])
+        h, *dys = gated_backward(input_gradient(last, parts, dy), gate, up)
+        of_down = gradients_of(last, parts, h, dy, ctx.precision)
         del h
-        parts = parts_of(first, x, dys, seen[:2])
+        parts = parts_of(first, dys, seen[:2])
         of_rest = gradients_of(first, parts, x, dys, ctx.precision)
         dx = input_gradient(first, parts, dys).view(ctx.shape) if ctx.needs_input_grad[1] else None
         return None, dx, *of_rest, *of_down
-
-
-def add_through(piece: Piece, dy: Tensor, dx: Tensor, seen: Tensor | None) -> None:
-    """Add to dx what comes through a piece's adapter, where what it read is not at hand yet."""
-    if (a := piece.a) is None or (b := piece.b) is None:
-        return
-    outer = torch.mm(dy, b)
-    if seen is None:
-        dx.addmm_(outer, a, alpha=piece.scale)
-    else:
-        dx.addcmul_(torch.mm(outer, a), seen.to(dx.dtype), value=piece.scale / (1 - float(piece.drop.p)))
 
 
 class _Again:

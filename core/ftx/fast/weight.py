@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def stored_as(layer: torch.nn.Module) -> str | None:
-    """ "dense", "nf4" or "int8": how a linear layer holds its weight; None for a layer that is none of these."""
+    """How a linear layer holds its weight: "dense", "nf4" or "int8"; None for a layer that is none of these."""
     import torch
 
     kind = type(layer).__name__

@@ -9,13 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ftx.data.collate import collate
+from ftx.data.collate import collate, pinned
 from ftx.train.loss import asked
 from ftx.train.schedule import micro_batches
 
 if TYPE_CHECKING:
-    import torch
-
     from ftx.data.store import Sample
     from ftx.plan import Plan
 
@@ -28,11 +26,20 @@ class Batches:
     """The micro-batches of process `rank` of `world`, step after step from `first`; to be used as a context."""
 
     def __init__(
-        self, plan: Plan, rank: int, world: int, first: int, *, end_to_end: bool = False, pinned: bool = False
+        self,
+        plan: Plan,
+        rank: int,
+        world: int,
+        first: int,
+        *,
+        end_to_end: bool = False,
+        pinned: bool = False,
+        even: bool = False,
     ) -> None:
-        """`end_to_end` as collate has it; `pinned`: in memory that a GPU reads while the host goes on."""
+        """`end_to_end` as collate has it; `pinned`: in memory that a GPU reads while the host goes on; `even`: in the
+        few shapes that recordings want."""
         self._plan, self._rank, self._world = plan, rank, world
-        self._end_to_end, self._pinned = end_to_end, pinned
+        self._end_to_end, self._pinned, self._even = end_to_end, pinned, even
         self._workers = plan.recipe.data.workers
         if self._workers is None:
             self._workers = min(MOST_WORKERS, os.cpu_count() or 1) if plan.images else int(pinned)
@@ -87,18 +94,8 @@ class Batches:
             images=plan.images,
         )
         made.update(asked(made.pop("labels")))
-        if self._end_to_end and self._pinned:
+        if self._even:
             from ftx.fast.graph import even_out
 
             made = even_out(made, plan.micro_batch_size * plan.recipe.data.max_length, plan.tokenizer.pad_id)
         return pinned(made) if self._pinned else made
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch's tensors on `device`; from pinned memory nothing waits for them."""
-    return {name: v.to(device, non_blocking=True) if hasattr(v, "to") else v for name, v in batch.items()}
-
-
-def pinned(batch: Batch) -> Batch:
-    """The batch in memory that a GPU reads while the host goes on."""
-    return {name: value.pin_memory() if hasattr(value, "pin_memory") else value for name, value in batch.items()}

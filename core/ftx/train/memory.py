@@ -162,7 +162,7 @@ def chosen(plan: Plan, free: int | None) -> Memory:
     for that no way keeps to.
     """
     asked = plan.recipe.train.memory
-    decoder = decoder_of(plan)
+    decoder = plan.decoder
     if isinstance(asked, str) and asked != "auto":
         return expected(plan, decoder, asked) if decoder else Memory(asked, 0.0 if asked == "fast" else 1.0)
     if decoder is None:
@@ -193,7 +193,7 @@ def _ways(plan: Plan, decoder: Decoder) -> list[Memory]:
 
 def outlook(plan: Plan) -> dict[str, float]:
     """GiB that a step of the plan is expected to take on a GPU in each mode; empty where that cannot be told."""
-    decoder = decoder_of(plan)
+    decoder = plan.decoder
     if decoder is None:
         return {}
     return {mode: round(expected(plan, decoder, mode).gib or 0, 2) for mode in MODES}

@@ -8,9 +8,10 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from ftx.data.collate import on_device
 from ftx.errors import RecipeError
-from ftx.train.batches import Batches, on_device
-from ftx.train.loss import loss_sum
+from ftx.train.batches import Batches
+from ftx.train.loss import ends_in_head, loss_sum
 from ftx.train.memory import HEAD_TOKENS, Memory
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class FastPath:
             first,
             end_to_end=self.end_to_end,
             pinned=accelerator.device.type == "cuda",
+            even=self.recorded,
         )
 
 
@@ -139,7 +141,6 @@ def speed_up(
 
     from ftx.fast.install import install
     from ftx.fast.recompute import recompute
-    from ftx.train.loss import ends_in_head
 
     train, tokens = plan.recipe.train, plan.micro_batch_size * plan.recipe.data.max_length
     on_gpu = next(model.parameters()).is_cuda
