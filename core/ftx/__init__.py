@@ -5,6 +5,7 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 from ftx.contracts import (
+    AppTemplate,
     DataFormat,
     DataSource,
     ImageProcessor,
@@ -12,7 +13,9 @@ from ftx.contracts import (
     ModelFacts,
     ModelFamily,
     Part,
+    Publisher,
     Record,
+    RemoteFile,
     TrainMethod,
 )
 from ftx.data.conversation import Conversation, Message, Picture, RowError
@@ -20,6 +23,7 @@ from ftx.errors import DataError, FtxError, HubError, ModelError, RecipeError
 from ftx.hookspecs import hookimpl
 
 __all__ = [
+    "AppTemplate",
     "Conversation",
     "DataError",
     "DataFormat",
@@ -34,8 +38,10 @@ __all__ = [
     "ModelFamily",
     "Part",
     "Picture",
+    "Publisher",
     "RecipeError",
     "Record",
+    "RemoteFile",
     "RowError",
     "TrainMethod",
     "__version__",

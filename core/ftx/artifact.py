@@ -17,6 +17,7 @@ from ftx.checkpoint_files import TOKENIZER_FILES
 from ftx.errors import ModelError, VerificationError
 
 MANIFEST = "ftx.json"
+RECEIPT = "verify.json"  # what `ftx verify` found: written beside the seal, after it
 KINDS = ("adapter", "model", "merged")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "bitsandbytes")
 # What makes a model folder talk and belongs to no weights: copied from the base as it is.
@@ -102,7 +103,7 @@ def seal(folder: Path, kind: str, **facts: Any) -> None:
     files = {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, RECEIPT)
     }
     manifest = {
         "kind": kind,

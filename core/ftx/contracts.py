@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from transformers import PreTrainedModel
 
+    from ftx.artifact import Artifact
     from ftx.checkpoint_files import Checkpoint
     from ftx.data.conversation import Conversation
     from ftx.data.template import Template
@@ -288,3 +289,45 @@ class TrainMethod(Part, ABC):
 
         A checkpoint (`final=False`) keeps the precision of training; a final result takes the base's.
         """
+
+
+class AppTemplate(Part, ABC):
+    """A kind of app: a folder of files that `ftx app new` renders for one artefact. The fields are its options."""
+
+    kind = "app"
+    # Where an app may run: "local", "huggingface", "huggingface-docker", "modelscope", "openxlab".
+    targets: ClassVar[tuple[str, ...]] = ("local",)
+
+    @abstractmethod
+    def render(self, artifact: Artifact, target: str, out: Path) -> None:
+        """Write the app's project into the empty folder `out`. Raises FtxError for what the target cannot run."""
+
+
+class Publisher(Part, ABC):
+    """A place that artefacts are published to. The fields are its options; a token is never one of them.
+
+    The road is the same for all: the files are chosen and checked by the gate, `plan` says what would be done,
+    `push` does it and can be run again after any interruption, `listed` is compared with what was to be sent.
+    """
+
+    kind = "publisher"
+
+    @abstractmethod
+    def listed(self, repo: str) -> Mapping[str, RemoteFile] | None:
+        """The files of the remote's `repo` by path; None when there is no such repository. Raises HubError."""
+
+    @abstractmethod
+    def push(self, repo: str, folder: Path, files: Sequence[str], message: str, *, private: bool) -> str:
+        """Make `repo` hold exactly `files` of `folder`, creating it where need be; the revision. Raises HubError."""
+
+    def by_hand(self, repo: str) -> Sequence[str]:
+        """What must be clicked on the web page, step by step, each with the values to type."""
+        return ()
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as a hub lists it: `sha256` of its content, None where the hub does not tell."""
+
+    size: int
+    sha256: str | None

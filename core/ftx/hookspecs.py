@@ -15,7 +15,7 @@ import pluggy
 if TYPE_CHECKING:
     from ftx.artifact import Artifact
     from ftx.cli.group import CommandGroup
-    from ftx.contracts import DataFormat, DataSource, ModelFamily, TrainMethod
+    from ftx.contracts import AppTemplate, DataFormat, DataSource, ModelFamily, Publisher, TrainMethod
     from ftx.plan import Plan
     from ftx.run import Run
 
@@ -44,6 +44,16 @@ def ftx_model_families() -> Iterable[type[ModelFamily]]:
 @hookspec
 def ftx_train_methods() -> Iterable[type[TrainMethod]]:
     """Called once at start. The training method classes this plugin brings. Since 0.1."""
+
+
+@hookspec
+def ftx_publishers() -> Iterable[type[Publisher]]:
+    """Called once at start. The publisher classes this plugin brings. Since 0.1."""
+
+
+@hookspec
+def ftx_app_templates() -> Iterable[type[AppTemplate]]:
+    """Called once at start. The app template classes this plugin brings. Since 0.1."""
 
 
 @hookspec(firstresult=True)

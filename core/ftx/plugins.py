@@ -43,6 +43,8 @@ HOOKS = {
     "format": "ftx_data_formats",
     "family": "ftx_model_families",
     "method": "ftx_train_methods",
+    "publisher": "ftx_publishers",
+    "app": "ftx_app_templates",
 }
 
 
