@@ -137,6 +137,13 @@ class Console:
         self.close()
         self.say(f"{event['kind']} sealed in {event['artifact']} after {event['seconds']:.1f} s")
 
+    def _show_verified(self, event: Mapping[str, Any]) -> None:
+        difference = event["max_logit_difference"]
+        off = "" if difference is None else f"; logits differ by at most {difference:.2g}"
+        self.say(f"{event['form']}: {'as trained' if event['passed'] else 'NOT as trained'}{off}")
+        for note in event["notes"]:
+            self.say(f"  note: {note}")
+
     def _show_merged(self, event: Mapping[str, Any]) -> None:
         self.say(
             f"merged model in {event['artifact']}; logits of merged and unmerged differ by "

@@ -16,6 +16,7 @@ COMMANDS = {
     "data": ("ftx.cli.data:data", "Look into data sets, convert, split and make them."),
     "merge": ("ftx.cli.merge:merge", "Merge an adapter into its base and check the result."),
     "export": ("ftx.cli.export:export", "Write a whole model in another layout."),
+    "verify": ("ftx.cli.verify:verify", "Compare all forms of a model: prompts, logits, answers."),
     "chat": ("ftx.cli.chat:chat", "Talk with a base, an adapter or a merged model."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }
