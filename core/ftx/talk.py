@@ -34,7 +34,7 @@ TAG = "<image>"
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy; `max_new_tokens` bounds an answer that does not stop; `stop_words` end one before them."""
+    """`temperature` 0 is greedy; `max_new_tokens` bounds an answer; `stop_words` end it before them."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
@@ -118,7 +118,7 @@ class Talk:
         return Message("user", said, images=tuple(map(str, images)), pictures=pictures)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the prompt, IMAGE_ID for each feature of a picture. Raises RowError where the template has no place."""
+        """Ids of the prompt, IMAGE_ID for each feature of a picture. Raises RowError where the template refuses it."""
         pictures: list[Picture] = [picture for message in messages for picture in message.pictures]
         if not pictures or self.images is None:
             return self.template.prompt(messages, self.tokenizer)
@@ -220,7 +220,7 @@ def open_talk(
     model = _load(family, model_folder, folder if adapter else None, device)
     tokenizer = family.tokenizer(model_folder)
     eos = generation_eos(folder) | generation_eos(model_folder)
-    chosen = _template(folder, template, tokenizer, family, model_folder)
+    chosen = chosen_template(folder, template, tokenizer, family, model_folder)
     images = family.image_processor(model_folder)
     stop_ids = sorted(set(chosen.stop_ids(tokenizer)) | eos)
     return Talk(model, tokenizer, chosen, stop_ids, images, max_positions=facts.max_positions)
@@ -244,7 +244,8 @@ def _load(family: ModelFamily, folder: Path, adapter: Path | None, device: str) 
     return model if adapter is None else attached(model, adapter).eval()
 
 
-def _template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily, base: Path) -> Template:
+def chosen_template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily, base: Path) -> Template:
+    """The template that travelled with what lies in `folder`, or the one called `name`. Raises RecipeError."""
     travelled = folder / "chat_template.jinja"
     if name == "auto" and travelled.is_file():
         return JinjaTemplate(travelled.read_text("utf-8"), tokenizer)
