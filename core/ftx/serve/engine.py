@@ -53,10 +53,14 @@ class Engine:
         self._open.add(work)
         return work
 
+    def stop(self) -> None:
+        """End what still runs after its next token, and what waits at once; their clients are told."""
+        for work in self._open:
+            work.stop()
+
     def close(self) -> None:
-        """End what still runs after its next token, and forget what waits."""
-        for work in list(self._open):
-            work.leave()
+        """Stop, and wait until the threads have ended."""
+        self.stop()
         for pool in (self._reader, self._answerer):
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -74,6 +78,7 @@ class Work:
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._gone = threading.Event()
+        self._stopped = False
         self._folder = TemporaryDirectory(prefix="ftx-serve-", ignore_cleanup_errors=True)
         self._future: Future[Answer] | None = None
 
@@ -83,7 +88,9 @@ class Work:
         return await self._loop.run_in_executor(self._reader, prepare, request, self._talk, limit, folder)
 
     def start(self, question: Question) -> None:
-        """Join the line with `question`."""
+        """Join the line with `question`. Raises Refusal when the server is ending."""
+        if self._stopped:
+            raise _ending()
         self._future = self._answerer.submit(self._answer, question)
         self._future.add_done_callback(lambda _: self._put(None))
 
@@ -99,8 +106,10 @@ class Work:
             yield piece
 
     def error(self) -> BaseException | None:
-        """What kept the answer from coming, asked after the last piece: Gone, Refusal for short memory, or a bug."""
+        """What kept the answer from coming, asked after the last piece: Gone, Refusal, or a bug."""
         assert self._future is not None
+        if self._stopped:
+            return _ending()
         if self._future.cancelled():
             return Gone()
         error = self._future.exception()
@@ -123,6 +132,14 @@ class Work:
         assert self._future is not None
         return self._future.result()
 
+    def stop(self) -> None:
+        """End the answer because the server ends."""
+        if self._future is None or not self._future.done():
+            self._stopped = True
+            self._gone.set()
+        if self._future is not None:
+            self._future.cancel()
+
     def leave(self) -> None:
         """Give the place back; an answer that nobody reads any more ends after its next token."""
         self._gone.set()
@@ -131,3 +148,7 @@ class Work:
         else:
             self._future.add_done_callback(lambda _: self._folder.cleanup())
         self._left(self)
+
+
+def _ending() -> Refusal:
+    return Refusal(503, "the server is ending; ask again when it is back", kind=SERVER, code="server_ending")

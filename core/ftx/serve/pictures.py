@@ -8,7 +8,8 @@ import io
 import re
 from pathlib import Path
 
-from ftx.data.images import MAX_PIXELS
+from ftx.data.conversation import RowError
+from ftx.data.images import MAX_PIXELS, decoding
 from ftx.serve.refusal import Refusal
 
 # What browsers show; Pillow's other decoders stay shut to strangers, one of them even starts a program.
@@ -44,17 +45,14 @@ def _content(url: str, number: int) -> bytes:
 
 def _pixels(content: bytes, number: int) -> int:
     """Width times height, read from the head alone."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with decoding(f"picture {number}"), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return image.width * image.height
-    except UnidentifiedImageError:
-        raise _refusal(f"picture {number} is none: send a whole {', '.join(FORMATS)} file") from None
-    # Pillow's decoders fail in their own ways on damaged files.
-    except (OSError, SyntaxError, ValueError, EOFError, NotImplementedError, Image.DecompressionBombError) as error:
-        raise _refusal(f"picture {number} does not open: {error}") from None
+    except RowError as error:
+        raise _refusal(f"{error.reason}; send a whole {', '.join(FORMATS)} file") from None
 
 
 def _refusal(message: str) -> Refusal:
-    return Refusal(400, message, code="invalid_image", param="messages")
+    return Refusal(400, message, param="messages")

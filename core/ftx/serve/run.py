@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -17,6 +18,7 @@ from ftx.serve.engine import Engine
 from ftx.talk import Talk
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LAST_TOKEN = 10  # seconds in which an answer that was told to end should have
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,37 @@ class Settings:
 class Server(uvicorn.Server):
     """uvicorn's, which says when it answers: `should_exit` ends it from another thread."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[Server], None]) -> None:
-        super().__init__(config)
+    def __init__(self, engine: Engine, settings: Settings, started: Callable[[Server], None]) -> None:
+        routes = Routes(engine, settings.name, settings.limits)
+        super().__init__(
+            uvicorn.Config(
+                routes.app(),
+                lifespan="off",
+                access_log=False,  # what people ask is theirs
+                log_level="error",
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=settings.grace + LAST_TOKEN,
+            )
+        )
+        self._engine = engine
+        self._grace = settings.grace
         self._say = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._say(self)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        timer = asyncio.get_running_loop().call_later(self._grace, self._end_what_runs)
+        await super().shutdown(sockets)
+        timer.cancel()
+        self._end_what_runs()
+
+    def _end_what_runs(self) -> None:
+        self._engine.stop()
+        # What is cancelled from now on is no mistake for the log.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
 
 def serve(talk: Talk, opened: socket.socket, settings: Settings, started: Callable[[Server], None]) -> None:
@@ -55,16 +81,7 @@ def serve(talk: Talk, opened: socket.socket, settings: Settings, started: Callab
 
 async def _serve(talk: Talk, opened: socket.socket, settings: Settings, started: Callable[[Server], None]) -> Server:
     engine = Engine(talk, settings.max_new_tokens, settings.max_queue)
-    config = uvicorn.Config(
-        Routes(engine, settings.name, settings.limits).app(),
-        lifespan="off",
-        access_log=False,  # what people ask is theirs
-        log_level="error",
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=settings.grace,
-    )
-    server = Server(config, started)
+    server = Server(engine, settings, started)
     try:
         await server.serve([opened])
     finally:
