@@ -8,6 +8,8 @@ import io
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -23,7 +25,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import TINY
+from conftest import TINY, write_rows
 from ftx.data.conversation import Message
 from ftx.plugins import load_registry
 from ftx.talk import Sampling, Talk, open_talk
@@ -32,6 +34,7 @@ from ftx_quickstart.first_run import BASE
 from ftx_quickstart.picture_run import BASE as VISION_BASE
 from ftx_quickstart.scenes import draw_scene, picture
 from serving import NAME, Watched, client, serving, user
+from test_train import plan_for
 
 KEY = "sk-test-1234"
 KITE = "What color is the kite?"
@@ -142,6 +145,15 @@ def test_sampling_is_seeded(url: str) -> None:
 
     assert sampled(1) == sampled(1)
     assert len({sampled(None) for _ in range(4)}) > 1
+
+
+def test_the_prompt_s_ids_can_be_asked_for(talk: Talk, url: str) -> None:
+    asked = {"model": NAME, "messages": user(KITE)}
+    answer = httpx2.post(url.removesuffix("v1") + "tokenize", json=asked).json()
+    assert answer["tokens"] == talk.prompt([Message("user", KITE)])
+    assert answer["count"] == ask_plainly(url, user(KITE)).usage.prompt_tokens
+    assert answer["max_model_len"] == 2048
+    assert refused(httpx2.post(url.removesuffix("v1") + "tokenize", json={}))[0] == 400
 
 
 def test_models_and_health(url: str) -> None:
@@ -596,3 +608,70 @@ def test_curl_streams(process: Any) -> None:
     server.send_signal(signal.SIGINT)
     server.communicate(timeout=60)
     assert server.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained whole model that transformers reads without code from its folder."""
+    from ftx.train.fit import fit
+
+    folder = tmp_path_factory.mktemp("native")
+    rows = write_rows(folder / "rows.jsonl", 4)
+    llama = TINY.parent / "llama_tiny"
+    fit(plan_for(llama, rows, folder / "cats", method="full", template="llama2_chat", train__max_steps=1))
+    return folder / "cats"
+
+
+def test_vllm_s_command_brings_template_stop_ids_and_greed(ftx: Any, native: Path) -> None:
+    printed = ftx("serve", native, "--print", "vllm", "--port", 9000)
+    assert printed.code == 0, printed.err
+    words = shlex.split(printed.out)
+    given = dict(zip(words[3::2], words[4::2], strict=True))
+    folder = native / "model"
+    assert words[:3] == ["vllm", "serve", str(folder)]
+    assert given == {
+        "--served-model-name": "cats",
+        "--host": "127.0.0.1",
+        "--port": "9000",
+        "--max-model-len": str(json.loads((folder / "config.json").read_text())["max_position_embeddings"]),
+        "--chat-template": str(folder / "chat_template.jinja"),
+        "--generation-config": str(folder),
+        "--override-generation-config": '{"temperature": 0}',
+    }
+    assert (folder / "chat_template.jinja").is_file()
+
+
+def test_a_dockerfile_is_pinned_unprivileged_and_healthy(ftx: Any, native: Path, tmp_path: Path) -> None:
+    assert ftx("serve", native, "--print", "dockerfile", "--out", tmp_path / "Dockerfile").code == 0
+    lines = [line for line in (tmp_path / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    steps = [line.split(" ", 1) for line in lines]
+    assert [name for name, _ in steps] == [
+        *("FROM", "RUN", "COPY", "USER", "ENV", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD")
+    ]
+    said = dict(steps)
+    assert re.fullmatch(r"vllm/vllm-openai:v\d+\.\d+\.\d+", said["FROM"])
+    assert said["USER"] == "serve"
+    assert "--chat-template" in (entry := json.loads(said["ENTRYPOINT"]))
+    assert entry[:3] == ["vllm", "serve", "/model"]
+    assert "/health" in said["HEALTHCHECK"]
+    assert "KEY" not in "".join(lines)
+    assert ftx("serve", native, "--print", "dockerfile").out == (tmp_path / "Dockerfile").read_text()
+
+
+def test_what_vllm_could_not_serve_alike_is_refused(ftx: Any, native: Path, tiny: Path, tmp_path: Path) -> None:
+    def sentence(path: Path) -> str:
+        result = ftx("serve", path, "--print", "vllm")
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+        return str(result.err)
+
+    assert "only by running code from the folder; ftx serve" in sentence(tiny)
+    assert "ftx export" in sentence(VISION_BASE)
+    assert "does not exist" in sentence(tmp_path / "none")
+    assert "has no chat template" in sentence(TINY.parent / "llama_tiny")
+    plain = tmp_path / "plain"
+    shutil.copytree(native / "model", plain, ignore=shutil.ignore_patterns("ftx.json"))
+    (plain / "generation_config.json").write_text("{}")
+    assert "does not list the stop ids [2" in sentence(plain)
+    (plain / "adapter_config.json").write_text("{}")
+    assert "merge it first" in sentence(plain)
+    assert "--out goes with --print" in ftx("serve", native, "--out", tmp_path / "x").err

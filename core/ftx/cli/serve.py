@@ -9,6 +9,7 @@ import click
 
 from ftx.cli.options import family_options, given_family
 from ftx.console import Console
+from ftx.errors import RecipeError
 from ftx.plugins import Registry
 
 
@@ -53,6 +54,8 @@ def serve(
     **given: Any,
 ) -> None:
     """Answer OpenAI's chat completions with the model in PATH: a model folder, a run, an adapter or a merged model."""
+    if out is not None and not printed:
+        raise RecipeError("--out goes with --print vllm or --print dockerfile")
     console = Console(json_lines=json_lines)
     if printed:
         _print(path, printed, out, given, registry, console)
@@ -107,9 +110,11 @@ def _print(
         path, given_family(given["family"], given["settings"]), registry, given["name"] or model_name(path)
     )
     text = dockerfile(model) if printed == "dockerfile" else command(model, given["host"], given["port"])
-    if out is None:
-        console.output(text, end="")
-    else:
+    if out is not None:
         write_text(out, text)
         console.event({"event": "written", "file": str(out)})
         console.say(f"written to {out}")
+    elif console.json_lines:
+        console.event({"event": "printed", "text": text})
+    else:
+        console.output(text, end="")

@@ -1,4 +1,4 @@
-"""The HTTP routes: /health, /v1/models and /v1/chat/completions, errors in OpenAI's form."""
+"""The HTTP routes: /health, /v1/models, /v1/chat/completions and /tokenize, errors in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Routes:
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._model),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/tokenize", self._tokenize, methods=["POST"]),
         ]
         handlers: dict[Any, Any] = {
             Refusal: _refused,
@@ -79,17 +80,30 @@ class Routes:
 
     async def _chat(self, request: Request) -> Response:
         self._check_key(request)
-        work = self._engine.enter()
         with contextlib.ExitStack() as place:
+            work = self._engine.enter()
             place.callback(work.leave)
-            asked = read_request(await self._body(request))
-            self._check_name(asked.model)
-            question = await work.read(asked, self._engine.max_new_tokens)
+            asked, question = await self._read(request, work)
             work.start(question)
             if asked.stream:
                 place.pop_all()  # the response gives it back
                 return _Streamed(work, _events(work, asked, question))
             return await _whole(request, work, Reply(asked.model), len(question.prompt))
+
+    async def _tokenize(self, request: Request) -> Response:
+        """The prompt's ids for the same request, in vLLM's form, so that what is served can be compared with others."""
+        self._check_key(request)
+        with contextlib.ExitStack() as place:
+            work = self._engine.enter()
+            place.callback(work.leave)
+            _, question = await self._read(request, work)
+        context = self._engine.talk.max_positions
+        return JSONResponse({"count": len(question.prompt), "max_model_len": context, "tokens": question.prompt})
+
+    async def _read(self, request: Request, work: Work) -> tuple[ChatRequest, Question]:
+        asked = read_request(await self._body(request))
+        self._check_name(asked.model)
+        return asked, await work.read(asked, self._engine.max_new_tokens)
 
     def _check_key(self, request: Request) -> None:
         if self._limits.key is None:
