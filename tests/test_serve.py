@@ -433,7 +433,7 @@ def test_too_many_questions_are_told_when_to_come_again(watched: Watched) -> Non
         assert ask_when_free(url, user("b")).usage.completion_tokens == 1
 
 
-def test_fifty_clients_at_once_get_each_their_own_answer(talk: Talk) -> None:
+def test_fifty_clients_at_once_get_each_their_own_answer_while_others_leave(talk: Talk) -> None:
     questions = [probe.question for probe in probes()]
     questions = (questions * 50)[:50]
     expected = {one: talk.answer([Message("user", one)], Sampling()).text for one in set(questions)}
@@ -447,9 +447,17 @@ def test_fifty_clients_at_once_get_each_their_own_answer(talk: Talk) -> None:
         stream = await asker.chat.completions.create(model=NAME, messages=messages, stream=True)
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
+    async def leave(asker: openai.AsyncOpenAI) -> None:
+        stream = await asker.chat.completions.create(model=NAME, messages=user("你好"), stream=True)
+        await anext(stream)
+        await stream.close()
+
     async def all_at_once(url: str) -> list[str]:
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as asker:
-            return await asyncio.gather(*(one(asker, *numbered) for numbered in enumerate(questions)))
+            leaving = asyncio.gather(*(leave(asker) for _ in range(10)))
+            answers = await asyncio.gather(*(one(asker, *numbered) for numbered in enumerate(questions)))
+            await leaving
+            return answers
 
     with serving(talk) as url:
         answers = asyncio.run(all_at_once(url))
@@ -516,7 +524,8 @@ def test_what_cannot_be_served_is_refused_with_a_sentence(ftx: Any, tiny: Path, 
     base = shutil.copytree(tiny, tmp_path / "base")
     assert ftx("train", "--model", base, "--data", rows, "--max-steps", 1, "--out", tmp_path / "run").code == 0
     shutil.rmtree(base)
-    assert "base" in sentence(tmp_path / "run")
+    assert f"the base model {base} is not there; give --base FOLDER" in sentence(tmp_path / "run")
+    assert "the base model nobase is not there" in sentence(tmp_path / "run" / "adapter", "--base", "nobase")
 
 
 def without_stop(folder: Path) -> None:

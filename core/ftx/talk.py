@@ -213,6 +213,8 @@ def open_talk(
         _refuse_other_template(artifact, template)
     adapter = (folder / "adapter_config.json").is_file()
     model_folder = (base or adapter_base(folder)) if adapter else folder
+    if not model_folder.is_dir():
+        raise ModelError(f"the base model {model_folder} is not there; give --base FOLDER")
     family = find_family({**family_of(artifact), **(options or {})}, model_folder, registry)
     if adapter and artifact and family.fingerprint(model_folder) != artifact.manifest["base"]["fingerprint"]:
         raise ModelError(f"{model_folder} is not the base this adapter was trained on (its weights differ)")
