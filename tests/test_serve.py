@@ -27,7 +27,10 @@ from PIL import Image
 
 from conftest import TINY, write_rows
 from ftx.data.conversation import Message
+from ftx.errors import RecipeError
 from ftx.plugins import load_registry
+from ftx.serve import checks
+from ftx.serve.checks import api_key
 from ftx.talk import Sampling, Talk, open_talk
 from ftx_quickstart.corpus import probes
 from ftx_quickstart.first_run import BASE
@@ -145,6 +148,8 @@ def test_sampling_is_seeded(url: str) -> None:
 
     assert sampled(1) == sampled(1)
     assert len({sampled(None) for _ in range(4)}) > 1
+    greedy = ask_plainly(url, user(KITE)).choices[0].message.content
+    assert ask_plainly(url, user(KITE), temperature=1e-40, top_p=1e-40).choices[0].message.content == greedy
 
 
 def test_the_prompt_s_ids_can_be_asked_for(talk: Talk, url: str) -> None:
@@ -526,6 +531,24 @@ def test_what_cannot_be_served_is_refused_with_a_sentence(ftx: Any, tiny: Path, 
     shutil.rmtree(base)
     assert f"the base model {base} is not there; give --base FOLDER" in sentence(tmp_path / "run")
     assert "the base model nobase is not there" in sentence(tmp_path / "run" / "adapter", "--base", "nobase")
+
+
+def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FTX_API_KEY", raising=False)
+    assert api_key(None) is None
+    monkeypatch.setenv("FTX_API_KEY", KEY)
+    assert api_key(None) == KEY
+    (tmp_path / "key").write_text("of-the-file\n")
+    assert api_key(tmp_path / "key") == "of-the-file"
+    monkeypatch.setenv("FTX_API_KEY", "")
+    with pytest.raises(RecipeError, match="FTX_API_KEY holds no key"):
+        api_key(None)
+
+
+def test_missing_packages_are_named(ftx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "PACKAGES", ("starlette", "no_such_server"))
+    result = ftx("serve", BASE)
+    assert (result.code, result.err) == (2, "ftx: ftx serve needs no_such_server; type: pip install 'ftx[serve]'\n")
 
 
 def without_stop(folder: Path) -> None:

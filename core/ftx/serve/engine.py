@@ -92,12 +92,17 @@ class Work:
         if self._stopped:
             raise _ending()
         self._future = self._answerer.submit(self._answer, question)
-        self._future.add_done_callback(lambda _: self._put(None))
+        self._future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._ended))
 
     def _answer(self, question: Question) -> Answer:
         return self._talk.answer(question.messages, question.sampling, self._put, self._gone.is_set)
 
-    def _put(self, piece: str | None) -> None:
+    def _ended(self) -> None:
+        """The place is free as soon as the answer is there, however slowly the client reads it."""
+        self._left(self)
+        self._pieces.put_nowait(None)
+
+    def _put(self, piece: str) -> None:
         self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
     async def pieces(self) -> AsyncIterator[str]:

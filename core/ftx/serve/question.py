@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ftx.talk import Talk
 
 
+COLDEST = 0.01  # below this temperature sampling is greedy, but for numbers that overflow
+
+
 @dataclass(frozen=True)
 class Question:
     """All that an answer needs; `prompt` are the prompt's ids."""
@@ -56,7 +59,8 @@ def prepare(request: ChatRequest, talk: Talk, limit: int, folder: Path) -> Quest
 def _sampling(request: ChatRequest, room: int) -> Sampling:
     seed = secrets.randbits(32) if request.seed is None else request.seed
     wanted = request.wanted_tokens or room
-    return Sampling(min(wanted, room), request.temperature, request.top_p, seed, tuple(request.stop))
+    temperature = request.temperature if request.temperature >= COLDEST else 0.0
+    return Sampling(min(wanted, room), temperature, request.top_p, seed, tuple(request.stop))
 
 
 def _messages(request: ChatRequest, talk: Talk, folder: Path) -> Iterator[Message]:
