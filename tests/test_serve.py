@@ -100,6 +100,8 @@ def test_a_whole_conversation_with_a_system_message_reaches_the_model(talk: Talk
 def test_an_answer_can_be_sent_back_as_the_client_got_it(url: str) -> None:
     first = ask_plainly(url, user(KITE)).choices[0].message
     assert ask_plainly(url, [*user(KITE), first.model_dump(), *user("And the sky?")]).choices[0].message.content
+    silent = {"role": "assistant", "content": ""}
+    assert ask_plainly(url, [*user(KITE), silent, *user(KITE)]).choices[0].message.content
 
 
 def test_a_streamed_answer_is_the_same(url: str) -> None:
@@ -487,7 +489,7 @@ def test_short_memory_is_said_and_survived(talk: Talk, monkeypatch: pytest.Monke
         assert ask_plainly(url, user(KITE)).choices[0].message.content
 
 
-def test_a_bug_shows_no_trace(talk: Talk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_shows_no_trace(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(talk) as url:
         with monkeypatch.context() as patch:
             patch.setattr(talk, "answer", fails(KeyError("secret of ours")))
@@ -540,6 +542,9 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
     assert api_key(None) == KEY
     (tmp_path / "key").write_text("of-the-file\n")
     assert api_key(tmp_path / "key") == "of-the-file"
+    (tmp_path / "key").write_text("k" * 5000)
+    with pytest.raises(RecipeError, match="holds no key"):
+        api_key(tmp_path / "key")
     monkeypatch.setenv("FTX_API_KEY", "")
     with pytest.raises(RecipeError, match="FTX_API_KEY holds no key"):
         api_key(None)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 API_KEY = "FTX_API_KEY"  # of the environment
 PACKAGES = ("starlette", "uvicorn")
-MAX_KEY = 4096  # bytes of a key file
+MAX_KEY = 4096  # characters
 
 
 def refuse_without_packages() -> None:
@@ -35,10 +35,10 @@ def api_key(file: Path | None) -> str | None:
         where = f"--api-key-file {file}"
         try:
             with file.open("rb") as opened:
-                key = opened.read(MAX_KEY).decode("utf-8").strip()
+                key = opened.read(MAX_KEY + 1).decode("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{where} cannot be read: {error}") from None
-    if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
+    if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable() and " " not in key):
         raise RecipeError(f"{where} holds no key: write one line of letters, digits and signs without spaces")
     return key
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,4 +97,6 @@ def _check_order(messages: list[Message]) -> None:
     """Raise RowError where a conversation that the model answers next is not in order."""
     if messages[-1].role != "user":
         raise RowError("the last message is not the user's", "end with the question to answer")
-    Conversation.of([*messages, Message("assistant", "answer")])
+    # A model may have answered with nothing, which its client sends back.
+    said = [message if message.content else replace(message, content="-") for message in messages]
+    Conversation.of([*said, Message("assistant", "-")])
