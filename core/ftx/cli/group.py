@@ -18,6 +18,7 @@ COMMANDS = {
     "export": ("ftx.cli.export:export", "Write a whole model in another layout."),
     "verify": ("ftx.cli.verify:verify", "Compare all forms of a model: prompts, logits, answers."),
     "chat": ("ftx.cli.chat:chat", "Talk with a base, an adapter or a merged model."),
+    "serve": ("ftx.cli.serve:serve", "Answer over HTTP in OpenAI's form."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }
 
