@@ -13,7 +13,7 @@ from ftx.run import events, losses, samples
 from ftx.talk import Sampling, open_talk
 from ftx.train.fit import fit
 from ftx_quickstart.first_run import BASE
-from test_train import _Killed, _KillAfter, _weights, plan_for, registry_with
+from test_train import _KillAfter, _Killed, _weights, plan_for, registry_with
 
 ASKED = {"questions": ["What is 1?", "你好"], "every": 2, "max_new_tokens": 6}
 
@@ -117,5 +117,5 @@ def test_a_model_whose_words_are_in_host_memory_cannot_be_asked(tiny: Path, rows
     plan = plan_for(tiny, rows, tmp_path / "run", eval=ASKED)
     held = FastPath(torch.float32, embedding=torch.zeros(1))
     run = Run(tmp_path / "run", plan, Console(quiet=True))
-    with pytest.raises(RecipeError, match="train.memory small keeps words' vectors in host memory"):
+    with pytest.raises(RecipeError, match=r"train\.memory small keeps words' vectors in host memory"):
         Asker(run, torch.nn.Linear(1, 1), held, Accelerator(cpu=True))  # type: ignore[arg-type]

@@ -85,6 +85,7 @@ h1 span, h2 span, th span { font-weight: normal; opacity: .75; margin-left: .4em
 table { border-collapse: collapse; width: 100%; }
 th, td { border-bottom: 1px solid var(--line); padding: .5rem; text-align: left; vertical-align: top; }
 td { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
 img { max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px; }
 svg { width: 100%; height: auto; background: var(--soft); border-radius: 4px; }
 svg polyline { fill: none; stroke-width: 2; }
@@ -136,7 +137,7 @@ def table(heads: Sequence[Titled], rows: Iterable[tuple[Titled, Sequence[str]]])
 def settings(rows: Sequence[tuple[str, str]]) -> str:
     """Names and values."""
     told = [f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows]
-    return "<table>\n<tbody>\n" + "\n".join(told) + "\n</tbody>\n</table>"
+    return '<div class="wide">\n<table>\n<tbody>\n' + "\n".join(told) + "\n</tbody>\n</table>\n</div>"
 
 
 def commands(rows: Iterable[tuple[str, str]]) -> str:
@@ -177,7 +178,8 @@ def _row(asked: Asked, heads: Sequence[Titled], *, pictured: bool, told: bool) -
 def _table(head: Iterable[str], rows: Iterable[str], kind: str = "") -> str:
     cells = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     opened = f'<table class="{kind}">' if kind else "<table>"
-    return f"{opened}\n<thead><tr>{cells}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>"
+    head_row = f"<thead><tr>{cells}</tr></thead>"
+    return f'<div class="wide">\n{opened}\n{head_row}\n<tbody>\n' + "\n".join(rows) + "\n</tbody>\n</table>\n</div>"
 
 
 def _pictures(asked: Asked) -> str:

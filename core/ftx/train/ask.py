@@ -17,7 +17,6 @@ from ftx.data.images import look_at
 from ftx.errors import RecipeError
 
 if TYPE_CHECKING:
-    import torch
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
