@@ -98,7 +98,7 @@ def test_two_runs_stand_beside_their_base(ftx: Any, place: Path, held: Path, tmp
     said = [[a["text"] for a in column["answers"]["forget"]] for column in (base, good)]
     assert good["forgotten"]["changed"] == sum(a != b for a, b in zip(*said, strict=True))
     assert good["forgotten"]["asked"] == len(known) and base["forgotten"] is None
-    assert "held-out perplexity" in result.out and "It was made" not in result.out
+    assert "Held-out: perplexity" in result.out and "It was made" not in result.out
     assert "warning" not in result.err
     assert told["runs"][0]["losses"] == {str(k): v for k, v in losses(place / "good").items()}
 

@@ -31,6 +31,7 @@ from ftx_quickstart.captions import Probe, caption_probes, skill_probes
 from ftx_quickstart.corpus import is_right
 from ftx_quickstart.picture_corpus import description
 from ftx_quickstart.picture_run import PictureRun, caption_right
+from ftx_quickstart.report import recipe_settings
 
 PAGE = "page.html"
 
@@ -93,7 +94,7 @@ def page_of(result: PictureRun) -> str:
             Block(Titled("The new style", "新的说话方式"), answers(both, captions)),
             Block(Titled("What it knew before", "原有的能力"), answers(both, skills)),
             Block(LOSS, curves([Line("", list(enumerate(result.losses, 1)))])),
-            Block(SETTINGS, settings(_settings(result))),
+            Block(SETTINGS, settings(recipe_settings(result.folder / "recipe.yaml"))),
             Block(NEXT, commands(_next_steps(result))),
         ],
     )
@@ -119,12 +120,6 @@ def _totals(result: PictureRun) -> Sequence[tuple[Titled, Sequence[str]]]:
         (Titled("answers ended by the stop token", "正常结束的回答"), before.stopped, after.stopped),
     )
     return [(title, [f"{was:.0%}", f"{now:.0%}"]) for title, was, now in figures]
-
-
-def _settings(result: PictureRun) -> Sequence[tuple[str, str]]:
-    recipe = (result.folder / "recipe.yaml").read_text("utf-8")
-    plain = [line.strip() for line in recipe.splitlines() if line and not line.startswith("#")]
-    return [(name, value.strip()) for name, _, value in (line.partition(":") for line in plain) if value.strip()]
 
 
 def _next_steps(result: PictureRun) -> Sequence[tuple[str, str]]:

@@ -19,19 +19,19 @@ SHOWN = 60  # questions of a set that a page shows; eval.json has all
 
 SETS = {
     PROBES: Titled("Probes", "探针问题"),
-    HELD_OUT: Titled("Held-out rows", "留出数据"),
-    FORGET: Titled("Other questions", "其他问题（遗忘检查）"),
+    HELD_OUT: Titled("Held-out", "留出数据"),
+    FORGET: Titled("Others", "其他问题（遗忘检查）"),
 }
 FIGURES: Sequence[tuple[Titled, Callable[[Figures], str]]] = (
-    (Titled("exact match", "完全一致"), lambda one: _share(one.exact)),
-    (Titled("near match (difflib ratio)", "近似度"), lambda one: _number(one.near)),
-    (Titled("ended by the stop token", "正常结束"), lambda one: _share(one.stopped)),
-    (Titled("tokens an answer", "平均长度（词元）"), lambda one: f"{one.tokens:.1f}"),
+    (Titled("exact", "完全一致"), lambda one: _share(one.exact)),
+    (Titled("near (difflib)", "近似度"), lambda one: _number(one.near)),
+    (Titled("stopped", "正常结束"), lambda one: _share(one.stopped)),
+    (Titled("tokens each", "平均词元数"), lambda one: f"{one.tokens:.1f}"),
 )
 LOST: Sequence[tuple[str, Titled]] = (
-    ("changed", Titled("answers changed", "回答改变")),
-    ("worse", Titled("moved away from the reference", "偏离参考答案")),
-    ("lost", Titled("exact before and not after", "原先正确现在不正确")),
+    ("changed", Titled("changed", "回答改变")),
+    ("worse", Titled("less near", "偏离参考答案")),
+    ("lost", Titled("no longer exact", "不再完全一致")),
 )
 
 
@@ -40,11 +40,11 @@ def figure_rows(seen: Evaluation) -> Iterator[tuple[Titled, list[str]]]:
     columns = seen.columns
     if any(one.loss for one in columns):
         yield (
-            Titled("held-out loss a labelled token", "留出损失"),
+            Titled("Held-out: loss a token", "留出损失"),
             [f"{one.loss.loss:.4f}" if one.loss else "-" for one in columns],
         )
         yield (
-            Titled("held-out perplexity", "困惑度"),
+            Titled("Held-out: perplexity", "困惑度"),
             [f"{one.loss.perplexity:,.2f}" if one.loss else "-" for one in columns],
         )
     for name, asked in seen.wanted.sets.items():
@@ -85,8 +85,9 @@ def page_of(seen: Evaluation) -> str:
     return page.render(
         Titled(f"Before and after: {names}", "微调前后"),
         Titled(
-            f"What {names} answers, beside what the base said. Answers are greedy, each in a conversation of its own; "
-            "all figures and answers are in eval.json too.",
+            f"What {names} answers, beside what the base said: greedy, each in a conversation of its own. Exact: the "
+            "same characters as the reference, white space at the ends and the width of letters aside. Near: the ratio of "
+            "Python's difflib, from 0 to 1. Loss: cross entropy a labelled token. All of it is in eval.json too.",
             "同样的问题，微调前后的回答与指标；全部结果见 eval.json。",
         ),
         blocks,
@@ -112,7 +113,8 @@ def _answers(seen: Evaluation, name: str, asked: Sequence[Question], heads: Sequ
 def _said(one: Judged) -> Said:
     near = f"near {one.near:.2f}" if one.near is not None and not one.exact else ""
     cut = "" if one.stopped else f"cut off after {one.tokens} tokens"
-    return Said(one.text, one.exact, "; ".join(filter(None, (near, cut))))
+    # Another wording is not wrong by that: only the same is marked.
+    return Said(one.text, one.exact or None, "; ".join(filter(None, (near, cut))))
 
 
 def _line(subject: Subject) -> Line:

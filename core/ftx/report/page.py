@@ -86,6 +86,7 @@ table { border-collapse: collapse; width: 100%; }
 th, td { border-bottom: 1px solid var(--line); padding: .5rem; text-align: left; vertical-align: top; }
 td { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
+.figures td { overflow-wrap: break-word; }
 img { max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px; }
 svg { width: 100%; height: auto; background: var(--soft); border-radius: 4px; }
 svg polyline { fill: none; stroke-width: 2; }
@@ -131,7 +132,7 @@ def table(heads: Sequence[Titled], rows: Iterable[tuple[Titled, Sequence[str]]])
         f'<tr><th scope="row">{titled(title)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
         for title, cells in rows
     ]
-    return _table(["", *map(titled, heads)], told)
+    return _table(["", *map(titled, heads)], told, "figures")
 
 
 def settings(rows: Sequence[tuple[str, str]]) -> str:
