@@ -86,8 +86,8 @@ def page_of(seen: Evaluation) -> str:
         Titled(f"Before and after: {names}", "微调前后"),
         Titled(
             f"What {names} answers, beside what the base said: greedy, each in a conversation of its own. Exact: the "
-            "same characters as the reference, white space at the ends and the width of letters aside. Near: the ratio of "
-            "Python's difflib, from 0 to 1. Loss: cross entropy a labelled token. All of it is in eval.json too.",
+            "same characters as the reference, white space at the ends and the width of letters aside. Near: the ratio "
+            "of Python's difflib, from 0 to 1. Loss: cross entropy a labelled token. All of it is in eval.json too.",
             "同样的问题，微调前后的回答与指标；全部结果见 eval.json。",
         ),
         blocks,
