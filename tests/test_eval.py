@@ -98,7 +98,7 @@ def test_two_runs_stand_beside_their_base(ftx: Any, place: Path, held: Path, tmp
     said = [[a["text"] for a in column["answers"]["forget"]] for column in (base, good)]
     assert good["forgotten"]["changed"] == sum(a != b for a, b in zip(*said, strict=True))
     assert good["forgotten"]["asked"] == len(known) and base["forgotten"] is None
-    assert "Held-out: perplexity" in result.out and "It was made" not in result.out
+    assert "perplexity" in result.out and "It was made" not in result.out
     assert "warning" not in result.err
     assert told["runs"][0]["losses"] == {str(k): v for k, v in losses(place / "good").items()}
 
@@ -134,11 +134,22 @@ def test_the_page_shows_all_and_needs_nothing(ftx: Any, place: Path, held: Path,
 
 
 def test_without_questions_runs_are_compared_by_settings_and_curves(ftx: Any, place: Path, tmp_path: Path) -> None:
-    result = ftx("eval", place / "good", place / "poor", "--json")
+    fit(plan_for(TINY, place / "rows.jsonl", tmp_path / "other", train__max_steps=1))
+    result = ftx("eval", place / "poor", "other", "--json")
     assert result.code == 0, result.err
     (event,) = result.events
     assert event["columns"] == [] and {"method.rank", "train.lr"} <= set(event["differing"])
     assert Path(event["page"]).read_text("utf-8").count("<polyline") == 2
+    assert "method.rank" in ftx("eval", place / "poor", "other").out
+
+
+def test_without_options_a_run_is_asked_what_its_recipe_asks(ftx: Any, place: Path, tmp_path: Path) -> None:
+    (event,) = ftx("eval", place / "good", "--json").events
+    told = results(Path(event["results"]).parent)
+    assert [one["text"] for one in told["questions"]["probes"]] == ["Who made the rug?"]
+    base, good = (column["answers"]["probes"][0]["text"] for column in told["columns"])
+    asked = told["runs"][0]["samples"]
+    assert (asked[0]["answer"], asked[-1]["answer"]) == (base, good)
 
 
 def test_the_held_out_loss_is_the_trainers(ftx: Any, tiny: Path, tmp_path: Path) -> None:

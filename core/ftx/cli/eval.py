@@ -69,7 +69,7 @@ def evaluate(
 def _wanted(subjects: list[Subject], given: dict[str, Any], registry: Registry) -> Wanted:
     """What the options ask for."""
     from ftx.errors import RecipeError
-    from ftx.eval.evaluate import Wanted, asked_sets
+    from ftx.eval.evaluate import Wanted, asked_sets, recipe_questions
     from ftx.eval.heldout import open_heldout
     from ftx.eval.questions import read_questions
     from ftx.talk import Sampling
@@ -85,7 +85,10 @@ def _wanted(subjects: list[Subject], given: dict[str, Any], registry: Registry) 
     probes, forget = (
         read_questions(given[name], f"--{name}", registry) if given[name] else None for name in ("probes", "forget")
     )
-    heldout = open_heldout(data, subjects[0].artifact.plan, how, registry) if data else None
+    trained = [one for subject in subjects for one in subject.artifact.plan["data"]["sets"]]
+    heldout = open_heldout(data, trained, how, registry) if data else None
+    if not (probes or forget or heldout):
+        probes = recipe_questions(subjects)
     return Wanted(
         asked_sets(probes, heldout, forget, given["ask"]),
         heldout,

@@ -15,6 +15,7 @@ from ftx.eval.heldout import HeldOut, Loss, Overlap, loss_of, overlap, prepared
 from ftx.eval.match import Figures, Forgotten, Judged, figures, forgotten, judged
 from ftx.eval.questions import Question, spread
 from ftx.eval.subject import Subject, check_base, differing, head, settings_of
+from ftx.recipe import EvalRecipe
 from ftx.run import losses, samples
 from ftx.talk import Sampling, Talk, open_talk
 
@@ -219,6 +220,20 @@ def asked_sets(
     """The questions by name, none empty."""
     held = spread(heldout.questions, most) if heldout else None
     return {name: one for name, one in ((PROBES, probes), (HELD_OUT, held), (FORGET, forget)) if one}
+
+
+def recipe_questions(subjects: Sequence[Subject]) -> list[Question]:
+    """What the runs' recipes ask while training, each question once; one whose picture is gone is left out."""
+    found: dict[Question, None] = {}
+    for subject in subjects:
+        if "eval" not in subject.artifact.plan:
+            continue
+        asked = EvalRecipe(**subject.artifact.plan["eval"])
+        for number, text in enumerate(asked.questions):
+            image = asked.image_of(number)
+            if image is None or Path(image).is_file():
+                found[Question(text, None, (Path(image),) if image else (), asked.system)] = None
+    return list(found)
 
 
 def result_folder(out: Path | None) -> Path:

@@ -47,18 +47,21 @@ class HeldOut:
     questions: list[Question]
 
 
-def open_heldout(path: Path, plan: Mapping[str, Any], given: Mapping[str, Any], registry: Registry) -> HeldOut:
-    """The rows of `path`, in the format, with the columns and the system message of the run's own where all of its
-    sets share one and none is `given` ("format", "columns", "system"). Raises DataError, RecipeError.
+def open_heldout(
+    path: Path, trained: Sequence[Mapping[str, Any]], given: Mapping[str, Any], registry: Registry
+) -> HeldOut:
+    """The rows of `path`, in the format, with the columns and the system message of the `trained` sets where all of
+    those share one and none is `given` ("format", "columns", "system"). Raises DataError, RecipeError.
     """
     from ftx.plan import configured
     from ftx.recipe import source_of
 
     if not path.exists():
         raise DataError(f"--data: there is no file {path}")
-    sets = plan["data"]["sets"]
     shared = {
-        key: sets[0][key] for key in ("format", "columns", "system") if all(one[key] == sets[0][key] for one in sets)
+        key: trained[0][key]
+        for key in ("format", "columns", "system")
+        if all(one[key] == trained[0][key] for one in trained)
     }
     how = {"format": "auto", "columns": None, "system": None, **shared}
     how.update({key: value for key, value in given.items() if value is not None})

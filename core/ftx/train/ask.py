@@ -87,7 +87,14 @@ class Asker:
         from ftx.talk import Talk
 
         plan = self._run.plan
-        return Talk(self._model, plan.tokenizer, plan.template, plan.stop_ids, plan.images, asked.system)
+        return Talk(
+            model=self._model,
+            tokenizer=plan.tokenizer,
+            template=plan.template,
+            stop_ids=plan.stop_ids,
+            images=plan.images,
+            system=asked.system,
+        )
 
     def _record(self, talk: Talk, step: int, number: int, question: str) -> None:
         from ftx.talk import Sampling
