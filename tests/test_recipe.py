@@ -420,7 +420,7 @@ def test_the_schema_holds_the_options_of_every_method(ftx: Any) -> None:
     shown: Result = ftx("plan", "--schema")
     assert (shown.code, shown.err) == (0, "")
     schema = json.loads(shown.out)
-    assert set(schema["properties"]) == {"family", "model", "method", "template", "data", "train", "out"}
+    assert set(schema["properties"]) == {"family", "model", "method", "template", "data", "train", "eval", "out"}
     registry = load_registry("none")
     named = {
         option["properties"]["name"]["const"]: set(option["properties"])

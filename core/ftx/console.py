@@ -130,6 +130,10 @@ class Console:
             eta = f"{event['eta_s']:.0f} s"
             self.say(f"step {event['step']}/{event['steps']}  loss {loss}  {speed} tok/s  ETA {eta}")
 
+    def _show_sample(self, event: Mapping[str, Any]) -> None:
+        cut = "" if event["stopped"] else " [cut off]"
+        self.say(f"step {event['step']}  {event['question']} -> {event['answer']}{cut}")
+
     def _show_resumed(self, event: Mapping[str, Any]) -> None:
         self.say(f"resumed after step {event['step']} from {event['checkpoint']}")
 

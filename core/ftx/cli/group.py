@@ -19,6 +19,7 @@ COMMANDS = {
     "verify": ("ftx.cli.verify:verify", "Compare all forms of a model: prompts, logits, answers."),
     "chat": ("ftx.cli.chat:chat", "Talk with a base, an adapter or a merged model."),
     "serve": ("ftx.cli.serve:serve", "Answer over HTTP in OpenAI's form."),
+    "eval": ("ftx.cli.eval:evaluate", "Compare runs with their base and with each other."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }
 
