@@ -17,6 +17,7 @@ COMMANDS = {
     "merge": ("ftx.cli.merge:merge", "Merge an adapter into its base and check the result."),
     "export": ("ftx.cli.export:export", "Write a whole model in another layout."),
     "chat": ("ftx.cli.chat:chat", "Talk with a base, an adapter or a merged model."),
+    "env": ("ftx.cli.env:env", "Environments of their own for plugins that need them."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }
 
