@@ -174,8 +174,8 @@ def create(environment: Environment, python: Path | None, say: Callable[[str], N
     for old in _places(environment):
         if old != place:
             shutil.rmtree(old, ignore_errors=True)
-    versions: dict[str, str] = facts_of(environment)["versions"]
-    return dict(versions)
+    made: dict[str, str] = facts_of(environment)["versions"]
+    return made
 
 
 def check(environment: Environment) -> Mapping[str, str]:

@@ -18,7 +18,9 @@ from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError, RecipeError
 from ftx.export.merge import adapter_base
+from ftx.few_bits import quantization, refuse_narrow
 from ftx.plan import family_template, find_family, generation_eos
+from ftx.stop_words import StopWords
 from ftx.train.fit import arithmetic
 
 if TYPE_CHECKING:
@@ -33,21 +35,23 @@ TAG = "<image>"
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy; `max_new_tokens` bounds an answer that does not stop."""
+    """`temperature` 0 is greedy; `max_new_tokens` bounds an answer that does not stop; so do texts in `stop`."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` without the stop token; `stopped` says whether the model ended it itself."""
+    """`text` without the stop token or word; `stopped` says whether the model ended it itself, or by `word`."""
 
     text: str
     stopped: bool
     tokens: int
+    word: str | None = None
 
 
 def _refuse_strange(text: str) -> None:
@@ -86,8 +90,15 @@ class Talk:
         """
         for text in (question, self.system or ""):
             _refuse_strange(text)
+        return self._reply([*self.history, self._question(question, images)], sampling, show)
+
+    def tell(self, result: str, sampling: Sampling, show: Callable[[str], None] | None = None) -> Answer:
+        """The answer after a tool that the last one called gave back `result`. Raises RecipeError."""
+        _refuse_strange(result)
+        return self._reply([*self.history, Message("tool", result)], sampling, show)
+
+    def _reply(self, asked: list[Message], sampling: Sampling, show: Callable[[str], None] | None) -> Answer:
         head = [Message("system", self.system)] if self.system else []
-        asked = [*self.history, self._question(question, images)]
         answer = self._generate([*head, *asked], sampling, show)
         self.history = [*asked, Message("assistant", answer.text)]
         return answer
@@ -133,21 +144,30 @@ class Talk:
         )
         prompt, seen = self._shown(messages)
         ids = torch.tensor([prompt], device=self.model.device)
-        streamer = _Stream(self.tokenizer, self.stop_ids, show) if show else None
+        streamer = _Stream(self.tokenizer, self.stop_ids, show, sampling.stop) if show else None
+        words = StopWords(self.tokenizer, sampling.stop, len(prompt))
         with torch.inference_mode():
             out: Any = self.model.generate(
-                ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer, **seen
+                ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=config,
+                streamer=streamer,
+                stopping_criteria=[words.said] if sampling.stop else None,
+                **seen,
             )
         new = out[0, len(prompt) :].tolist()
         stopped = bool(new) and new[-1] in self.stop_ids
-        text = self.tokenizer.decode(new[:-1] if stopped else new)
-        return Answer(text, stopped, len(new))
+        text, word = words.cut(self.tokenizer.decode(new[:-1] if stopped else new))
+        return Answer(text, stopped or word is not None, len(new), word)
 
 
 class _Stream:
     """Shows text as soon as its bytes make whole characters."""
 
-    def __init__(self, tokenizer: Tokenizer, stop_ids: list[int], show: Callable[[str], None]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop_ids: list[int], show: Callable[[str], None], words: tuple[str, ...] = ()
+    ) -> None:
+        self._words = StopWords(tokenizer, words)
         self._tokenizer = tokenizer
         self._stop = set(stop_ids)
         self._show = show
@@ -162,10 +182,10 @@ class _Stream:
         self._ids += [i for i in value.flatten().tolist() if i not in self._stop]
         text = self._tokenizer.decode(self._ids)
         if not text.endswith("\ufffd"):  # the mark of a character whose bytes are not all there yet
-            self._flush(text)
+            self._flush(self._words.held_back(text))
 
     def end(self) -> None:
-        self._flush(self._tokenizer.decode(self._ids))
+        self._flush(self._words.cut(self._tokenizer.decode(self._ids))[0])
 
     def _flush(self, text: str) -> None:
         if len(text) > self._shown:
@@ -182,11 +202,13 @@ def open_talk(
     template: str = "auto",
     other_template: bool = False,
     device: str = "auto",
+    bits: int | None = None,
 ) -> Talk:
     """Load whatever `path` is: a model folder, a sealed artefact, a run's folder, or a peft adapter.
 
     An artefact is asked with the template it was trained with; `other_template` allows another. `options` are the
-    family's name and options, over those that an artefact has. Raises ModelError, VerificationError, and RecipeError
+    family's name and options, over those that an artefact has. `bits` 4 or 8 holds the model in so many, by
+    bitsandbytes. Raises ModelError, VerificationError, and RecipeError
     for a template that it was not trained with.
     """
     if not path.is_dir():
@@ -201,7 +223,7 @@ def open_talk(
     if adapter and artifact and family.fingerprint(model_folder) != artifact.manifest["base"]["fingerprint"]:
         raise ModelError(f"{model_folder} is not the base this adapter was trained on (its weights differ)")
     family.inspect(model_folder)
-    model = _load(family, model_folder, folder if adapter else None, device)
+    model = _load(family, model_folder, folder if adapter else None, device, bits)
     tokenizer = family.tokenizer(model_folder)
     eos = generation_eos(folder) | generation_eos(model_folder)
     chosen = _template(folder, template, tokenizer, family, model_folder)
@@ -218,12 +240,18 @@ def _refuse_other_template(artifact: Artifact, wanted: str) -> None:
         )
 
 
-def _load(family: ModelFamily, folder: Path, adapter: Path | None, device: str) -> PreTrainedModel:
+def _load(
+    family: ModelFamily, folder: Path, adapter: Path | None, device: str, bits: int | None = None
+) -> PreTrainedModel:
     import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = family.load(folder, dtype=arithmetic("auto", device), device=device, attention="sdpa")
+    dtype = arithmetic("auto", device)
+    how = quantization(bits, dtype, family) if bits else None
+    model = family.load(folder, dtype=dtype, device=device, attention="sdpa", quantization=how)
+    if bits and device == "cpu":
+        refuse_narrow(model)
     return model if adapter is None else attached(model, adapter).eval()
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ftx.environments import Environment
 
 NAME = "lmdeploy"
+LOCK = Path(__file__).with_name("lmdeploy.lock")
 
 
 @hookimpl
@@ -29,7 +30,7 @@ def ftx_environments() -> Iterable[Environment]:
         Environment(
             name=NAME,
             pythons=("3.11", "3.12", "3.10", "3.13"),
-            requirements=Path(__file__).with_name("lmdeploy.lock"),
+            requirements=LOCK,
             module="lmdeploy",
             packages=("lmdeploy", "torch", "transformers", "triton"),
             image="openmmlab/lmdeploy:v0.18.0-cu12",

@@ -51,9 +51,10 @@ class Child:
 
     def _read(self, say: Callable[[str], None]) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.append(line.rstrip())
-            say(line.rstrip())
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.append(line.rstrip())
+                say(line.rstrip())
 
     @property
     def ended(self) -> bool:

@@ -124,7 +124,7 @@ def serve(
             asked.wait(HEALTH_SECONDS)
         if not child.ended:
             up(f"{address}/v1")
-            child.wait()
+        child.wait()
         if not asked.is_set():
             raise child.failure("the server ended")
     finally:
