@@ -18,7 +18,7 @@ from ftx.data.named import named_templates
 from ftx.errors import ModelError
 from ftx.export.frames import Frames, frames_of, written
 from ftx.export.modelfile import go_template, modelfile
-from ftx.export.opened import open_whole
+from ftx.export.opened import Whole, open_whole
 from ftx.plugins import load_registry
 from ftx_internlm2.family import InternLM2
 
@@ -69,6 +69,12 @@ def directives(text: str) -> dict[str, list[str]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def whole() -> Whole:
+    """The tiny model with its own template."""
+    return open_whole(TINY, load_registry("none"))
+
+
 @pytest.fixture
 def converter(tmp_path: Path) -> Path:
     path = tmp_path / "convert_hf_to_gguf.py"
@@ -77,9 +83,8 @@ def converter(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [*(n for n in named_templates() if n != "chatglm2")])
-def test_modelfile_prompts_are_the_template_s(name: str) -> None:
+def test_modelfile_prompts_are_the_template_s(name: str, whole: Whole) -> None:
     """llama.cpp puts the first <s> there itself; every later one is in the template's text."""
-    whole = open_whole(TINY, load_registry("none"))
     template = named_templates()[name]
     frames = frames_of(template, whole.tokenizer, whole.stop_ids)
     said = directives(modelfile("model.gguf", frames, whole))
@@ -94,8 +99,7 @@ def test_modelfile_prompts_are_the_template_s(name: str) -> None:
             assert ours == frames.prompt(asked)
 
 
-def test_the_tokenizer_s_own_template_and_its_stops() -> None:
-    whole = open_whole(TINY, load_registry("none"))
+def test_the_tokenizer_s_own_template_and_its_stops(whole: Whole) -> None:
     frames = frames_of(whole.template, whole.tokenizer, whole.stop_ids)
     said = directives(modelfile("model.gguf", frames, whole))
     assert said["PARAMETER stop"] == ["</s>", "<|im_end|>"]
@@ -118,8 +122,7 @@ def test_braces_of_the_template_are_not_go_s() -> None:
     assert rendered(template, CHAT[:1]) == frames.prompt(CHAT[:1]) == "{{ask}} Who are you? -> "
 
 
-def test_what_a_modelfile_cannot_say_is_refused() -> None:
-    whole = open_whole(TINY, load_registry("none"))
+def test_what_a_modelfile_cannot_say_is_refused(whole: Whole) -> None:
     with pytest.raises(ModelError, match="no system message; Ollama has no place"):
         go_template(Frames("", "Once upon a time. ", None, ("", ""), "", ()))
     with pytest.raises(ModelError, match="quotation marks that a Modelfile cannot hold"):
