@@ -34,6 +34,7 @@ BUILTIN = (
     "ftx_transformers",
     "ftx_quickstart",
     "ftx_xtuner",
+    "ftx_lmdeploy",
 )
 GROUP = "ftx"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.adapters import attached
-from ftx.answer_text import AnswerText, before_stop_word
+from ftx.answer_text import AnswerText
 from ftx.artifact import Artifact, family_of
 from ftx.contracts import ImageProcessor, ModelFamily
 from ftx.data.conversation import IMAGE, Message, Picture, RowError
@@ -19,6 +19,7 @@ from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError, RecipeError
 from ftx.export.merge import adapter_base
+from ftx.few_bits import quantization, refuse_narrow
 from ftx.plan import family_template, find_family, generation_eos
 from ftx.train.fit import arithmetic
 
@@ -45,11 +46,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` without the stop token or word; `stopped` says whether one of them ended it."""
+    """`text` without the stop token or word; `stopped` says whether one of them ended it, and `word` which word."""
 
     text: str
     stopped: bool
     tokens: int
+    word: str | None = None
 
 
 def refuse_strange(text: str) -> None:
@@ -93,8 +95,15 @@ class Talk:
         """
         for text in (question, self.system or ""):
             refuse_strange(text)
+        return self._reply([*self.history, self.question(question, images)], sampling, show)
+
+    def tell(self, result: str, sampling: Sampling, show: Callable[[str], None] | None = None) -> Answer:
+        """The answer after a tool that the last one called gave back `result`. Raises RecipeError."""
+        refuse_strange(result)
+        return self._reply([*self.history, Message("tool", result)], sampling, show)
+
+    def _reply(self, asked: list[Message], sampling: Sampling, show: Callable[[str], None] | None) -> Answer:
         head = [Message("system", self.system)] if self.system else []
-        asked = [*self.history, self.question(question, images)]
         answer = self.answer([*head, *asked], sampling, show)
         self.history = [*asked, Message("assistant", answer.text)]
         return answer
@@ -166,15 +175,14 @@ class Talk:
                 attention_mask=torch.ones_like(ids),
                 generation_config=config,
                 streamer=text if watched else None,
-                stopping_criteria=_criteria(lambda: text.found or (stop is not None and stop())),
+                stopping_criteria=_criteria(lambda: text.found is not None or (stop is not None and stop())),
                 **seen,
             )
         new = out[0, len(prompt) :].tolist()
-        if text.found:
-            return Answer(text.text, True, text.tokens)
+        if text.found is not None:
+            return Answer(text.text, True, text.tokens, text.found)
         stopped = bool(new) and new[-1] in self.stop_ids
-        said, _ = before_stop_word(self.tokenizer.decode(new[:-1] if stopped else new), sampling.stop_words)
-        return Answer(said, stopped, len(new))
+        return Answer(self.tokenizer.decode(new[:-1] if stopped else new), stopped, len(new))
 
 
 def _criteria(ended: Callable[[], bool]) -> Any:
@@ -198,11 +206,13 @@ def open_talk(
     template: str = "auto",
     other_template: bool = False,
     device: str = "auto",
+    bits: int | None = None,
 ) -> Talk:
     """Load whatever `path` is: a model folder, a sealed artefact, a run's folder, or a peft adapter.
 
     An artefact is asked with the template it was trained with; `other_template` allows another. `options` are the
-    family's name and options, over those that an artefact has. Raises ModelError, VerificationError, and RecipeError
+    family's name and options, over those that an artefact has. `bits` 4 or 8 holds the model in so many, by
+    bitsandbytes. Raises ModelError, VerificationError, and RecipeError
     for a template that it was not trained with.
     """
     if not path.is_dir():
@@ -219,7 +229,7 @@ def open_talk(
     if adapter and artifact and family.fingerprint(model_folder) != artifact.manifest["base"]["fingerprint"]:
         raise ModelError(f"{model_folder} is not the base this adapter was trained on (its weights differ)")
     facts = family.inspect(model_folder)
-    model = _load(family, model_folder, folder if adapter else None, device)
+    model = _load(family, model_folder, folder if adapter else None, device, bits)
     tokenizer = family.tokenizer(model_folder)
     eos = generation_eos(folder) | generation_eos(model_folder)
     chosen = chosen_template(folder, template, tokenizer, family, model_folder)
@@ -237,12 +247,18 @@ def _refuse_other_template(artifact: Artifact, wanted: str) -> None:
         )
 
 
-def _load(family: ModelFamily, folder: Path, adapter: Path | None, device: str) -> PreTrainedModel:
+def _load(
+    family: ModelFamily, folder: Path, adapter: Path | None, device: str, bits: int | None = None
+) -> PreTrainedModel:
     import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = family.load(folder, dtype=arithmetic("auto", device), device=device, attention="sdpa")
+    dtype = arithmetic("auto", device)
+    how = quantization(bits, dtype, family) if bits else None
+    model = family.load(folder, dtype=dtype, device=device, attention="sdpa", quantization=how)
+    if bits and device == "cpu":
+        refuse_narrow(model)
     return model if adapter is None else attached(model, adapter).eval()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftx import Layout, ModelError, ModelFacts, ModelFamily
 from ftx.checkpoint_files import Checkpoint, is_computed
@@ -26,6 +26,7 @@ class InternLM2(ModelFamily):
 
     name = "internlm2"
     varlen = True
+    layouts: ClassVar[tuple[str, ...]] = ("llama",)
 
     def inspect(self, folder: Path) -> ModelFacts:
         config = read_config(folder)
@@ -56,6 +57,11 @@ class InternLM2(ModelFamily):
 
     def layout(self, folder: Path) -> Layout:
         return layout_of(read_config(folder))
+
+    def convert(self, folder: Path, layout: str, out: Path) -> None:
+        from ftx_internlm2.export import write_llama
+
+        write_llama(self.checkpoint(folder), self.layout(folder), read_config(folder), self.tokenizer(folder), out)
 
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
         return ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

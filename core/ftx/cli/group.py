@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": ("ftx.cli.chat:chat", "Talk with a base, an adapter or a merged model."),
     "serve": ("ftx.cli.serve:serve", "Answer over HTTP in OpenAI's form."),
     "eval": ("ftx.cli.eval:evaluate", "Compare runs with their base and with each other."),
+    "env": ("ftx.cli.env:env", "Environments of their own for plugins that need them."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }
 
