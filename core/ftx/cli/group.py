@@ -16,6 +16,8 @@ COMMANDS = {
     "data": ("ftx.cli.data:data", "Look into data sets, convert, split and make them."),
     "merge": ("ftx.cli.merge:merge", "Merge an adapter into its base and check the result."),
     "export": ("ftx.cli.export:export", "Write a whole model in another layout."),
+    "publish": ("ftx.cli.publish:publish", "Send a result to a hub, private first, and prove that it arrived."),
+    "download": ("ftx.cli.download:download", "Fetch a model from a hub, whole and checked."),
     "chat": ("ftx.cli.chat:chat", "Talk with a base, an adapter or a merged model."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }
