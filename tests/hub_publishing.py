@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import struct
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ class Publishing(Hub):
         self.quota: int | None = None
         self.xet: Path | None = None
         self.between: Any = None  # called once before a commit is taken
+        # Requests that match are held, before they are answered or once it is done, until `go` is set.
+        self.held_before: str | None = None
+        self.held_after: str | None = None
+        self.reached, self.go = threading.Event(), threading.Event()
         self.heads: list[str] = []
         self.bodies: list[bytes] = []
 
@@ -77,7 +82,19 @@ class Writer(Handler):
                     self.connection.close()
                 return
         asked = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        self.hold(self.server.held_before, path)
         self.asked_for(path, asked)
+
+    def answer(
+        self, status: int, body: bytes = b"", headers: dict[str, str] | None = None, *, cut: bool = False
+    ) -> None:
+        self.hold(self.server.held_after, unquote(urlsplit(self.path).path))
+        super().answer(status, body, headers, cut=cut)
+
+    def hold(self, pattern: str | None, path: str) -> None:
+        if pattern and re.search(pattern, f"{self.command} {path}"):
+            self.server.reached.set()
+            self.server.go.wait(60)
 
     def asked_for(self, path: str, asked: dict[str, str]) -> None:
         raise NotImplementedError

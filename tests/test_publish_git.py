@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,35 @@ def test_a_merged_model_arrives_as_it_was_sealed(ftx: Any, host: LfsHost, merged
     metafile = yaml.safe_load(remote["metafile.yml"])
     assert metafile["Models"][0]["Weights"] == "model.safetensors"
     assert metafile["Collections"][0]["License"] == "apache-2.0"
+
+
+def test_large_files_are_linked_and_not_copied(
+    ftx: Any, host: LfsHost, merged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ftx.publish import render
+
+    monkeypatch.setattr(render, "SMALL", 100_000)
+    weights = merged / "model.safetensors"
+    links: list[int] = []
+    host.pushed = lambda: links.append(weights.stat().st_nlink)
+    assert ftx(*words(host, merged)).code == 0
+    assert max(links) == 3, "the artefact's, the bundle's, Git LFS's"
+    assert weights.stat().st_nlink == 1
+
+
+def test_no_room_on_the_disk(ftx: Any, host: LfsHost, adapter: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=True)
+    try:
+        small = Path(shutil.copytree(adapter, disk / "adapter"))
+        result = ftx(*words(host, small))
+        assert (result.code, "No space left" in result.err) == (10, True), result.err
+        assert [path.name for path in disk.iterdir()] == ["adapter"] and host.received == []
+        subprocess.run(["mount", "-o", "remount,size=3m", disk], check=True)
+        assert ftx(*words(host, small)).code == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_an_adapter_names_its_base_by_its_name_on_the_hub(ftx: Any, host: LfsHost, adapter: Path) -> None:

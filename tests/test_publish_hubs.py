@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,6 +260,29 @@ def test_the_token_is_in_the_head_of_requests_alone(
     assert not [line for line in place.server.asked if TOKEN in line]
     assert not [body for body in place.server.bodies if TOKEN.encode() in body]
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("held", "stage"),
+    [("held_before", "PUT "), ("held_before", "POST .*/commit/"), ("held_after", "POST .*/commit/")],
+)
+def test_killed_at_a_stage_and_run_again(ftx: Any, place: Place, adapter: Path, held: str, stage: str) -> None:
+    setattr(place.server, held, stage)
+    about = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "ftx", *place.words(adapter)], env=about, stdout=subprocess.PIPE)
+    assert place.server.reached.wait(60)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    setattr(place.server, held, None)
+    place.server.go.set()
+    assert not (adapter / "publish.json").exists()
+    place.server.asked.clear()
+    result = ftx(*place.words(adapter))
+    assert result.code == 0, result.err
+    assert set(place.files()) == {file["path"] for file in result.events[0]["files"]} | {".gitattributes"}
+    if held == "held_after":
+        assert result.events[-1]["sent_files"] == 0, "it had arrived"
+    assert [path.name for path in adapter.parent.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("place", ["huggingface"], indirect=True)

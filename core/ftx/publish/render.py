@@ -1,7 +1,7 @@
 """The files as they will lie on the hub, put together in a folder beside the artefact.
 
-Large files are hard links, so that this takes no space. What describes the model is written anew: a path of this
-machine says nothing to others, and tells them what they need not know.
+Large files are hard links, so that this takes next to no space. What describes the model is written anew: a path of
+this machine says nothing to others, and tells them what they need not know.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from ftx.artifact import MANIFEST, RECEIPT, Artifact
 from ftx.atomic import sha256_of, write_json, write_text
 from ftx.contracts import Publisher, RemoteFile
-from ftx.errors import RecipeError
+from ftx.errors import RecipeError, VerificationError
 from ftx.export.receipt import Receipt, read_receipt, seal_of, write_receipt
 from ftx.publish import card
 from ftx.publish.licence import Licence, card_head
@@ -47,33 +47,52 @@ class Subject:
 
 def render(
     subject: Subject, publisher: Publisher, repo: str, base_repo: str | None, licence: Licence | None, out: Path
-) -> None:
-    """Fill the empty folder `out`. Raises RecipeError for an adapter whose base has no name that others know."""
+) -> dict[str, RemoteFile]:
+    """Fill the empty folder `out`; what it then holds. Raises VerificationError for files that are not as sealed."""
     for name in subject.names:
         place(subject.folder / name, out / name)
+    files = measured(out)
     if subject.artifact and licence:
-        _describe(subject.artifact, publisher, repo, base_repo, licence, out)
+        _refuse_changed(subject.artifact, files)
+        _describe(subject.artifact, publisher, repo, base_repo, licence, out, files)
     publisher.render(repo, subject.kind, out)
+    return _again(out, files)
 
 
 def place(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none between the two."""
+    """A copy, which nobody changes once it is checked; of a large file a hard link, which takes no space."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
+    if source.stat().st_size > SMALL:
+        try:
+            os.link(source.resolve(), target)
+        except OSError:  # no links between these file systems
+            shutil.copyfile(source, target)
+    else:
         shutil.copyfile(source, target)
 
 
-def measured(folder: Path) -> dict[str, RemoteFile]:
-    """Every file under `folder` with its size, sha256 and, when it is small, git's id."""
-    found = {}
+def _refuse_changed(artifact: Artifact, files: Mapping[str, RemoteFile]) -> None:
+    for name, sealed in artifact.manifest["files"].items():
+        if files[name].sha256 != sealed["sha256"]:
+            raise VerificationError(f"{artifact.folder / name} was changed while it was read; make it anew")
+
+
+def _again(out: Path, known: Mapping[str, RemoteFile]) -> dict[str, RemoteFile]:
+    """What lies in `out`; large files are as they were `known`, being written by nobody here."""
+    large = {name: about for name, about in known.items() if about.size > SMALL}
+    return measured(out, large)
+
+
+def measured(folder: Path, known: Mapping[str, RemoteFile] | None = None) -> dict[str, RemoteFile]:
+    """Every file under `folder` with its size, sha256 and, when it is small, git's id; `known` ones are not read."""
+    found = dict(known or {})
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in found:
             size = path.stat().st_size
             git_id = git_id_of(path.read_bytes()) if size <= SMALL else None
-            found[path.relative_to(folder).as_posix()] = RemoteFile(size, sha256_of(path), git_id)
-    return found
+            found[name] = RemoteFile(size, sha256_of(path), git_id)
+    return dict(sorted(found.items()))
 
 
 def git_id_of(content: bytes) -> str:
@@ -100,7 +119,13 @@ def base_name(artifact: Artifact, given: str | None) -> str | None:
 
 
 def _describe(
-    artifact: Artifact, publisher: Publisher, repo: str, base_repo: str | None, licence: Licence, out: Path
+    artifact: Artifact,
+    publisher: Publisher,
+    repo: str,
+    base_repo: str | None,
+    licence: Licence,
+    out: Path,
+    files: Mapping[str, RemoteFile],
 ) -> None:
     known = base_repo or artifact.base.name
     swaps = {str(artifact.base): known, str(artifact.base.resolve()): known}
@@ -110,7 +135,7 @@ def _describe(
     front = card.head(artifact, base_repo, licence, card_head(artifact.base))
     text = card.card_text(publisher.front_matter(front), artifact, repo, receipt)
     _write(out / "README.md", text)
-    _seal_anew(artifact, swaps, licence, receipt, out)
+    _seal_anew(artifact, swaps, licence, receipt, out, files)
 
 
 def _rewrite(path: Path, swaps: Mapping[str, str], base: str) -> None:
@@ -131,7 +156,12 @@ def _write(path: Path, text: str) -> None:
 
 
 def _seal_anew(
-    artifact: Artifact, swaps: Mapping[str, str], licence: Licence, receipt: Receipt | None, out: Path
+    artifact: Artifact,
+    swaps: Mapping[str, str],
+    licence: Licence,
+    receipt: Receipt | None,
+    out: Path,
+    known: Mapping[str, RemoteFile],
 ) -> None:
     """The seal of what is sent: it names the seal it was made from, and its receipt goes along under the new one.
 
@@ -139,7 +169,7 @@ def _seal_anew(
     """
     for name in (MANIFEST, RECEIPT):
         (out / name).unlink(missing_ok=True)
-    files = {name: {"size": f.size, "sha256": f.sha256} for name, f in measured(out).items()}
+    files = {name: {"size": f.size, "sha256": f.sha256} for name, f in _again(out, known).items()}
     facts = {key: value for key, value in artifact.manifest.items() if key != "files"}
     manifest = {
         **portable(facts, swaps),

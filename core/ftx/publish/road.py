@@ -22,7 +22,7 @@ from ftx.publish import gate
 from ftx.publish.gate import PUBLISHED, Consent, GateError
 from ftx.publish.licence import Licence, choose
 from ftx.publish.receipt import Published, now, published_at, read_published, write_published
-from ftx.publish.render import Subject, base_name, measured, render
+from ftx.publish.render import Subject, base_name, render
 
 REPO = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 APP_STARTS = ("app.py", "Dockerfile", "index.html")
@@ -162,8 +162,7 @@ def prepared(path: Path, publisher: Publisher, wish: Wish, *, dry: bool = False)
     licence = choose(subject.artifact.base, wish.license, wish.license_agreed) if subject.artifact else None
     with _workshop(subject.folder) as out:
         base = base_name(subject.artifact, wish.base) if subject.artifact else None
-        render(subject, publisher, wish.repo, base, licence, out)
-        files = measured(out)
+        files = render(subject, publisher, wish.repo, base, licence, out)
         _check_rendered(subject, out, list(files), wish)
         message = f"{subject.kind} {wish.repo.partition('/')[2]}, by ftx"
         yield _planned(publisher, wish, subject, licence, Bundle(out, files, subject.kind, message), dry)
