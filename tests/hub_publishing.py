@@ -45,6 +45,8 @@ class Publishing(Hub):
         self.held_before: str | None = None
         self.held_after: str | None = None
         self.reached, self.go = threading.Event(), threading.Event()
+        self.spaces: dict[str, dict[str, Any]] = {}
+        self.stages = ["BUILDING", "RUNNING"]
         self.heads: list[str] = []
         self.bodies: list[bytes] = []
 
@@ -73,7 +75,7 @@ class Writer(Handler):
         self.server.bodies.append(self.taken)
         path = unquote(urlsplit(self.path).path)
         for fault in self.server.faults:
-            if fault.times and re.search(fault.method, self.command) and re.search(fault.path, path):
+            if fault.times and re.search(fault.method, self.command) and re.search(fault.path, unquote(self.path)):
                 fault.times -= 1
                 if fault.status:
                     self.json(fault.status, {"error": "injected", "Code": fault.status, "Message": "injected"})
@@ -122,6 +124,7 @@ class HuggingFaceWriter(Writer):
     """The Hugging Face Hub for models."""
 
     def asked_for(self, path: str, asked: dict[str, str]) -> None:
+        path = path.replace("/api/spaces/", "/api/models/").removeprefix("/spaces")
         if path.startswith("/_upload/"):  # presigned: no token is asked for, and none must come
             sha256 = path.rsplit("/", 1)[-1]
             good = hashlib.sha256(self.taken).hexdigest() == sha256 and self.sent_token is None
@@ -159,6 +162,8 @@ class HuggingFaceWriter(Writer):
         elif repo in server.refs:
             self.json(409, {"error": "You already created this model repo", "url": f"{server.url}/{repo}"})
         else:
+            if asked.get("type") == "space":
+                server.spaces[repo] = asked
             if asked.get("private") or asked.get("visibility") == "private":
                 server.private.add(repo)
             server.add(repo, {".gitattributes": b"*.bin filter=lfs diff=lfs merge=lfs -text\n"}, "main")
@@ -209,6 +214,13 @@ class HuggingFaceWriter(Writer):
             self.json(200, {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in names]})
         elif step == "commit":
             self.commit(repo, revision)
+        elif step == "runtime":
+            stage = server.stages.pop(0) if len(server.stages) > 1 else server.stages[0]
+            self.json(200, {"stage": stage, "hardware": {"current": None, "requested": None}})
+        elif step == "logs":
+            self.answer(
+                200, b'data: {"data": "ModuleNotFoundError: gradoi\\n", "timestamp": "2026-01-01T00:00:00.000Z"}\n\n'
+            )
         elif step == "settings":
             if not json.loads(self.taken).get("private", True) or b'"public"' in self.taken:
                 server.private.discard(repo)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ftx.artifact import Artifact
+from hub_publishing import Fault
 from hub_servers import TOKEN
 from published import BASE, adapter_copy, made_once, merged_copy  # noqa: F401 (fixtures)
 from test_publish_hubs import REPO, Place, place  # noqa: F401 (a fixture)
@@ -64,6 +65,20 @@ class TestDownload:
         at.server.cut = False
         assert fetch(ftx, at, out).code == 0
         assert around(out) == ["back"]
+
+    def test_what_arrived_is_not_fetched_again(self, ftx: Any, at: Place, tmp_path: Path, monkeypatch: Any) -> None:
+        if at.publisher == "modelscope":
+            from modelscope_hub import _download
+
+            monkeypatch.setattr(_download, "DOWNLOAD_RETRY_TIMES", 0)
+        out = tmp_path / "back"
+        at.server.faults = [Fault("GET", "model.safetensors", 0, 99)]
+        assert fetch(ftx, at, out).code == 5
+        at.server.faults = []
+        at.server.asked.clear()
+        assert fetch(ftx, at, out).code == 0
+        again = [line for line in at.server.asked if line.startswith("GET") and "tokenizer.model" in line]
+        assert again == []
 
     def test_what_is_not_as_listed(self, ftx: Any, at: Place, tmp_path: Path, monkeypatch: Any) -> None:
         from ftx.publish import download

@@ -173,6 +173,13 @@ def test_secrets_and_paths_in_the_header_of_safetensors(tmp_path: Path) -> None:
     assert "b.safetensors: its header names a path of this machine, /home/ann" in found[1]
 
 
+def test_vocabularies_may_hold_any_word(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"/home/ann": 1, str(Path.home()): 2}), "utf-8")
+    (tmp_path / "config.json").write_text(json.dumps({"x": "/home/ann"}), "utf-8")
+    found = check_contents(tmp_path, ["tokenizer.json", "config.json"], Consent(), [str(Path.home())])
+    assert len(found) == 1 and "config.json" in found[0]
+
+
 def test_damaged_weights(ftx: Any, adapter: Path) -> None:
     weights = adapter / "adapter_model.safetensors"
     whole = weights.read_bytes()

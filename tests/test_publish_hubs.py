@@ -262,6 +262,50 @@ def test_the_token_is_in_the_head_of_requests_alone(
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "app.py").write_text("import gradio\n", "utf-8")
+    (folder / "requirements.txt").write_text("gradio==6.31.0\n", "utf-8")
+    (folder / "README.md").write_text("---\ntitle: Cats\nsdk: gradio\n---\n", "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("place", ["huggingface"], indirect=True)
+class TestSpaces:
+    def test_an_app_becomes_a_private_space_and_runs(self, ftx: Any, place: Place, app: Path) -> None:
+        result = ftx(*place.words(app, "--set", "hardware=t4-small"))
+        assert result.code == 0, result.err
+        asked = place.server.spaces[REPO]
+        assert (asked["sdk"], asked["hardware"]) == ("gradio", "t4-small") and REPO in place.server.private
+        assert set(place.files()) == {"app.py", "requirements.txt", "README.md", ".gitattributes"}
+        (entry,) = json.loads((app / "publish.json").read_text("utf-8"))["published"]
+        assert entry["address"].endswith(f"/spaces/{REPO}")
+        assert ftx(*place.words(app)).events[-1]["sent_files"] == 0
+
+    def test_one_that_does_not_run_shows_its_log(self, ftx: Any, place: Place, app: Path) -> None:
+        place.server.stages = ["BUILDING", "RUNTIME_ERROR"]
+        result = ftx(*place.words(app))
+        assert (result.code, "(RUNTIME_ERROR): ModuleNotFoundError: gradoi" in result.err) == (5, True), result.err
+
+    def test_one_that_takes_too_long(self, ftx: Any, place: Place, app: Path) -> None:
+        place.server.stages = ["APP_STARTING"]
+        result = ftx(*place.words(app, "--set", "wait=1"))
+        assert (result.code, "does not run after 1 s" in result.err) == (5, True), result.err
+        assert ftx(*place.words(app, "--set", "wait=-1")).code == 2
+
+    def test_one_for_another_place(self, ftx: Any, place: Place, app: Path) -> None:
+        (app / "README.md").write_text("# Cats\n", "utf-8")
+        result = ftx(*place.words(app))
+        assert (result.code, "names no sdk (gradio, docker, static)" in result.err) == (2, True), result.err
+
+    def test_a_plan_that_must_be_paid(self, ftx: Any, place: Place, app: Path) -> None:
+        place.server.faults = [Fault("POST", "/api/repos/create", 402)]
+        result = ftx(*place.words(app))
+        assert (result.code, "wants a paid plan" in result.err) == (5, True), result.err
+
+
 @pytest.mark.parametrize(
     ("held", "stage"),
     [("held_before", "PUT "), ("held_before", "POST .*/commit/"), ("held_after", "POST .*/commit/")],

@@ -318,6 +318,10 @@ class Publisher(Part, ABC):
     # Kinds of artefacts it takes: "adapter", "merged", "model", "app".
     takes: ClassVar[Sequence[str]] = ("adapter", "merged", "model")
 
+    def for_kind(self, kind: str) -> Publisher:
+        """This publisher, or the one of the same plugin that artefacts of that kind go by."""
+        return self
+
     @abstractmethod
     def address(self, repo: str) -> str:
         """The repository's page, for people."""
@@ -350,6 +354,9 @@ class Publisher(Part, ABC):
         `remote` is what was listed before: when it is no longer so, nothing is changed. `sent` gets the bytes sent so
         far. Raises HubError.
         """
+
+    def await_start(self, repo: str) -> None:
+        """Wait until an app that the hub runs is running. Raises HubError with the end of its log when it does not."""
 
     def make_public(self, repo: str) -> Sequence[str]:
         """Let everyone see `repo`; the steps that are left to do by hand. Raises HubError."""

@@ -6,11 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ftx import Bundle, FtxError, HubError, Publisher, Remote, RemoteFile
+from pydantic import Field
+
+from ftx import Bundle, FtxError, HubError, Publisher, RecipeError, Remote, RemoteFile
 from ftx.errors import StorageError
 from ftx.publish.credentials import scrub, token
+from ftx.publish.licence import card_head
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 TOKEN = "HF_TOKEN"  # noqa: S105 (the variable's name)
 DEFAULT = "https://huggingface.co"
+SDKS = ("gradio", "docker", "static")
+FAILED = ("BUILD_ERROR", "CONFIG_ERROR", "NO_APP_FILE", "RUNTIME_ERROR")
+LOG_LINES = 5
 
 
 class HuggingFace(Publisher):
@@ -28,6 +34,13 @@ class HuggingFace(Publisher):
 
     name = "huggingface"
     hub = "Hugging Face"
+    takes = ("adapter", "merged", "model", "app")
+    repo_type: ClassVar[str] = "model"
+    hardware: str | None = Field(None, description="what a Space runs on, as t4-small or zero-a10g; default: the hub's")
+    wait: int = Field(900, ge=0, description="seconds to wait for a Space to run; 0: do not wait")
+
+    def for_kind(self, kind: str) -> Publisher:
+        return Space(**self.model_dump()) if kind == "app" else self
 
     def address(self, repo: str) -> str:
         return f"{_endpoint()}/{repo}"
@@ -39,7 +52,7 @@ class HuggingFace(Publisher):
         api = self._api()
         with self._asking(repo):
             try:
-                info = api.model_info(repo, revision=revision)
+                info: Any = api.repo_info(repo, revision=revision, repo_type=self.repo_type)
             except RevisionNotFoundError:
                 raise HubError(f"{repo} on {self.hub} has no revision '{revision}'") from None
             except RepositoryNotFoundError as error:
@@ -48,7 +61,7 @@ class HuggingFace(Publisher):
                 raise
             if info.sha is None:
                 return Remote(None, {}, info.private)
-            entries = api.list_repo_tree(repo, recursive=True, revision=info.sha)
+            entries = api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type=self.repo_type)
             files = {entry.path: _as_remote(entry) for entry in entries if isinstance(entry, RepoFile)}
         return Remote(info.sha, files, info.private)
 
@@ -58,6 +71,7 @@ class HuggingFace(Publisher):
         with self._asking(repo):
             snapshot_download(
                 repo,
+                repo_type=self.repo_type,
                 revision=remote.revision,
                 local_dir=folder,
                 endpoint=_endpoint(),
@@ -73,22 +87,27 @@ class HuggingFace(Publisher):
         fresh = [name for name, f in bundle.files.items() if name not in there or not f.same_as(there[name])]
         with self._asking(repo):
             if remote is None:
-                api.create_repo(repo, private=True, exist_ok=False)
-                parent = api.model_info(repo).sha
+                self._create(repo, api, bundle)
+                parent = api.repo_info(repo, repo_type=self.repo_type).sha
             else:
                 parent = remote.revision
             operations: list[Any] = [
                 CommitOperationAdd(path_in_repo=name, path_or_fileobj=bundle.folder / name) for name in fresh
             ]
             operations += [CommitOperationDelete(path_in_repo=name) for name in bundle.removed]
-            done = api.create_commit(repo, operations, commit_message=bundle.message, parent_commit=parent)
+            done = api.create_commit(
+                repo, operations, commit_message=bundle.message, parent_commit=parent, repo_type=self.repo_type
+            )
         sent(sum(bundle.files[name].size for name in fresh))
         return str(done.oid)
 
     def make_public(self, repo: str) -> Sequence[str]:
         with self._asking(repo):
-            self._api().update_repo_settings(repo, private=False)
+            self._api().update_repo_settings(repo, private=False, repo_type=self.repo_type)
         return ()
+
+    def _create(self, repo: str, api: HfApi, bundle: Bundle) -> None:
+        api.create_repo(repo, private=True, exist_ok=False)
 
     def _api(self) -> HfApi:
         from huggingface_hub import HfApi
@@ -147,6 +166,47 @@ class HuggingFace(Publisher):
         if status == 429:
             return HubError(f"{self.hub} asks for a pause (429); run the same command again in some minutes")
         return HubError(f"{self.hub} answered {status} for {repo}; run the same command again later")
+
+
+class Space(HuggingFace):
+    """An app on the hub. What it runs by stands in the head of its README.md; secrets are set on its page."""
+
+    repo_type = "space"
+    keeps = (".gitattributes",)
+
+    def address(self, repo: str) -> str:
+        return f"{_endpoint()}/spaces/{repo}"
+
+    def render(self, repo: str, kind: str, folder: Path) -> None:
+        """Raises RecipeError for an app that was rendered for another place."""
+        if card_head(folder).get("sdk") not in SDKS:
+            raise RecipeError(
+                f"the app's README.md names no sdk ({', '.join(SDKS)}), which a Space needs; make the app for "
+                "huggingface or huggingface-docker"
+            )
+
+    def await_start(self, repo: str) -> None:
+        if not self.wait:
+            return
+        api = self._api()
+        with self._asking(repo):
+            try:
+                stage = str(api.wait_for_space(repo, timeout=self.wait).stage)
+            except TimeoutError:
+                raise HubError(
+                    f"{self.address(repo)} holds the app, and does not run after {self.wait} s; look at its page"
+                ) from None
+            if stage not in FAILED:
+                return
+            log = list(api.fetch_space_logs(repo, build=stage in ("BUILD_ERROR", "CONFIG_ERROR")))
+        said = [line.strip() for part in log for line in part.splitlines() if line.strip()][-LOG_LINES:]
+        told = scrub(" | ".join(said), _token()) or "its log is empty"
+        raise HubError(f"{self.address(repo)} holds the app, and does not run ({stage}): {told}")
+
+    def _create(self, repo: str, api: HfApi, bundle: Bundle) -> None:
+        sdk = str(card_head(bundle.folder)["sdk"])
+        hardware: Any = self.hardware
+        api.create_repo(repo, private=True, exist_ok=False, repo_type="space", space_sdk=sdk, space_hardware=hardware)
 
 
 def _as_remote(entry: Any) -> RemoteFile:

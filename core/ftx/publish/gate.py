@@ -142,6 +142,7 @@ DESCRIPTIONS = (
     RECEIPT,
     "generation_config.json",
 )
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "merges.txt", "added_tokens.json")
 POINTER = b"version https://git-lfs.github.com/spec/v1"
 CHUNK = 1 << 20  # bytes
 OVERLAP = 4096  # bytes; longer than any secret that is looked for
@@ -324,6 +325,8 @@ def _safetensors(path: Path, name: str, size: int, places: Sequence[str] | None)
 def _text(path: Path, name: str, places: Sequence[str] | None) -> Iterator[str]:
     told: set[str] = set()
     described = _any(name, DESCRIPTIONS)
+    if _any(name, VOCABULARIES):
+        places = None
     before = b""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

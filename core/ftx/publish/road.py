@@ -158,6 +158,7 @@ def prepared(path: Path, publisher: Publisher, wish: Wish, *, dry: bool = False)
             "(neither first nor last, no '--' or '..', not ending in .git)"
         )
     subject = subject_of(path)
+    publisher = publisher.for_kind(subject.kind)
     _admit(subject, publisher, wish)
     licence = choose(subject.artifact.base, wish.license, wish.license_agreed) if subject.artifact else None
     with _workshop(subject.folder) as out:
@@ -289,6 +290,8 @@ def carry_out(plan: Prepared, tell: Tell) -> Published:
         {name: asdict(about) for name, about in bundle.files.items()},
     )
     write_published(plan.subject.folder, entry)
+    if not plan.done:
+        publisher.await_start(wish.repo)
     left: Sequence[str] = ()
     if wish.public and not entry.public:
         left = publisher.make_public(wish.repo)
