@@ -198,7 +198,7 @@ class LfsHandler(GitHandler):
         server = self.server
         if server.pushed:
             server.pushed()
-        came = b""
+        came = bytearray()
         for part in self.chunks():
             came += part
             if server.cut_after is not None and len(came) >= server.cut_after:

@@ -153,6 +153,17 @@ def test_a_secret_of_this_environment_is_found_whatever_it_looks_like(
     assert "generation_config.json holds the value of MY_SERVICE_TOKEN" in sentence and "horse" not in sentence
 
 
+def test_a_secret_that_a_file_holds_is_found_too(
+    ftx: Any, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").write_text("battery-staple-9\n", "utf-8")
+    (tmp_path / "mine").chmod(0o600)
+    monkeypatch.setenv("OPENXLAB_TOKEN_FILE", str(tmp_path / "mine"))
+    path = adapter / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": 2, "x": "battery-staple-9"}), "utf-8")
+    assert "holds the value of OPENXLAB_TOKEN" in refused(ftx, resealed(adapter))
+
+
 def test_secrets_across_the_chunks_and_in_utf16(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(b" " * ((1 << 20) - 10) + HF.encode() + b" " * 5000)
     (tmp_path / "vocab.txt").write_bytes(HF.encode("utf-16"))

@@ -84,6 +84,28 @@ def test_a_merged_model_arrives_as_it_was_sealed(ftx: Any, host: LfsHost, merged
     assert metafile["Collections"][0]["License"] == "apache-2.0"
 
 
+def test_a_plain_clone_is_clean(ftx: Any, host: LfsHost, merged: Path, tmp_path: Path) -> None:
+    """What anyone with git and git-lfs gets: the files, and nothing that git holds for changed."""
+    host.add(REPO, {".gitattributes": b"*.model filter=lfs diff=lfs merge=lfs -text\n* text=auto\n"}, "main")
+    assert ftx(*words(host, merged)).code == 0
+    home = tmp_path / "home"
+    home.mkdir()
+    own = {"PATH": os.environ["PATH"], "HOME": str(home), "NO_PROXY": "127.0.0.1"}
+
+    def plain(*arguments: str, cwd: Path = home) -> str:
+        return subprocess.run(["git", *arguments], cwd=cwd, env=own, check=True, capture_output=True, text=True).stdout
+
+    plain("lfs", "install", "--skip-repo")
+    plain("config", "--global", "credential.helper", f"!f() {{ echo username=ann; echo password={TOKEN}; }}; f")
+    plain("clone", "--quiet", f"{host.url}/{REPO}.git", "clone")
+    clone = home / "clone"
+    assert plain("status", "--porcelain", cwd=clone) == ""
+    assert "* text=auto" in (clone / ".gitattributes").read_text("utf-8"), "the host's lines are kept"
+    assert Artifact.open(clone).kind == "merged"
+    tracked = plain("lfs", "ls-files", "--name-only", cwd=clone).split()
+    assert tracked == ["model.safetensors", "tokenizer.model"]
+
+
 def test_large_files_are_linked_and_not_copied(
     ftx: Any, host: LfsHost, merged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

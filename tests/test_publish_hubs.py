@@ -110,6 +110,13 @@ def test_a_second_time_sends_nothing(ftx: Any, place: Place, merged: Path) -> No
     assert not [line for line in place.server.asked if line.startswith(("POST", "PUT"))]
 
 
+def test_people_are_told_in_words(ftx: Any, place: Place, adapter: Path) -> None:
+    result = ftx(*[word for word in place.words(adapter) if word != "--json"])
+    assert result.code == 0, result.err
+    assert "adapter_model.safetensors" in result.out and "there already" not in result.out
+    assert f"{place.server.url}/" in result.err and ", private; " in result.err and "licence apache-2.0" in result.err
+
+
 def test_public_is_a_second_step(ftx: Any, place: Place, adapter: Path) -> None:
     result = ftx(*place.words(adapter, "--public"))
     assert result.code == 0, result.err

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -71,7 +70,10 @@ def publish(
             return
         if not (yes or plan.done):
             _confirm(plan)
-        carry_out(plan, lambda event: _tell(event, console))
+        try:
+            carry_out(plan, console.event)
+        finally:
+            console.close()
 
 
 def _asked_repo(path: Path) -> str:
@@ -109,15 +111,5 @@ def _show(plan: Prepared, console: Console) -> None:
     if event["unreachable"]:
         console.warn(event["unreachable"])
     if event["exists"] is False:
-        for step in event["by_hand"]:
-            console.say(step)
-
-
-def _tell(event: Mapping[str, Any], console: Console) -> None:
-    console.event(event)
-    if event["event"] == "published":
-        what = f"{event['sent_files']} files sent" if event["sent_files"] else "it was all there already"
-        seen = "public" if event["public"] else "private"
-        console.say(f"{event['address']} holds it at {event['revision'][:12]}, {seen}; {what}")
         for step in event["by_hand"]:
             console.say(step)

@@ -18,6 +18,7 @@ from ftx.artifact import MANIFEST, RECEIPT, Artifact
 from ftx.data.secrets import KINDS
 from ftx.errors import FtxError, VerificationError
 from ftx.export.receipt import read_receipt
+from ftx.publish.credentials import token
 from ftx.publish.pickles import dangers, is_pickle
 
 PUBLISHED = "publish.json"  # what was published where: written beside the seal, never sent itself
@@ -352,8 +353,12 @@ def _secrets(raw: bytes) -> Iterator[str]:
 
 
 def own_secrets(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of the environment that hold secrets, by their names."""
-    found = os.environ if environment is None else environment
+    """The variables of the environment that hold secrets, themselves or in the file they name, by their names."""
+    found = dict(os.environ if environment is None else environment)
+    for name in [name for name in found if name.endswith("_FILE")]:
+        variable = name.removesuffix("_FILE")
+        if SECRET_VARIABLE.search(variable.upper()):
+            found.setdefault(variable, token(variable) or "")
     return {
         name: value
         for name, value in found.items()

@@ -26,6 +26,7 @@ from ftx.atomic import sha256_of
 from ftx.contracts import Bundle, Remote, RemoteFile
 from ftx.errors import FtxError, HubError, RecipeError, StorageError
 from ftx.publish.credentials import scrub
+from ftx.publish.render import linked
 
 ASKPASS = """#!/bin/sh
 host=${1#*//}; host=${host#*@}; host=${host%%[/\\"\\']*}
@@ -376,7 +377,7 @@ class Git:
         target = self.folder / ".git" / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
-            _linked(source, target)
+            linked(source, target)
         return self._hash(f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {about.size}\n".encode())
 
     def send(self, branch: str, bundle: Bundle, sent: Callable[[int], None]) -> None:
@@ -433,20 +434,6 @@ def _patterns(names: Sequence[str]) -> list[str]:
 
 def _escaped(name: str) -> str:
     return re.sub(r"[\s\[\]*?#!\\]", lambda found: f"[{found[0]}]" if found[0] not in " \\" else "?", name)
-
-
-def _linked(source: Path, target: Path) -> None:
-    """A hard link; a copy across file systems, when there is room for it. Raises StorageError."""
-    try:
-        os.link(source, target)
-    except OSError:
-        free, need = shutil.disk_usage(target.parent).free, source.stat().st_size
-        if free < need:
-            raise StorageError(
-                f"publishing needs {need / 1e9:.1f} GB of space beside the artefact and {free / 1e9:.1f} GB are free; "
-                "free some and run the same command again"
-            ) from None
-        shutil.copyfile(source, target)
 
 
 def _progressed(progress: Path) -> int:

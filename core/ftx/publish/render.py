@@ -18,7 +18,7 @@ from typing import Any
 from ftx.artifact import MANIFEST, RECEIPT, Artifact
 from ftx.atomic import sha256_of, write_json, write_text
 from ftx.contracts import Publisher, RemoteFile
-from ftx.errors import RecipeError, VerificationError
+from ftx.errors import RecipeError, StorageError, VerificationError
 from ftx.export.receipt import Receipt, read_receipt, seal_of, write_receipt
 from ftx.publish import card
 from ftx.publish.licence import Licence, card_head
@@ -63,11 +63,22 @@ def place(source: Path, target: Path) -> None:
     """A copy, which nobody changes once it is checked; of a large file a hard link, which takes no space."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.stat().st_size > SMALL:
-        try:
-            os.link(source.resolve(), target)
-        except OSError:  # no links between these file systems
-            shutil.copyfile(source, target)
+        linked(source.resolve(), target)
     else:
+        shutil.copyfile(source, target)
+
+
+def linked(source: Path, target: Path) -> None:
+    """A hard link; between file systems a copy, when there is room for it. Raises StorageError."""
+    try:
+        os.link(source, target)
+    except OSError:
+        free, need = shutil.disk_usage(target.parent).free, source.stat().st_size
+        if free < need:
+            raise StorageError(
+                f"publishing needs {need / 1e9:.1f} GB of space in {target.parent} and {free / 1e9:.1f} GB are free; "
+                "free some and run the same command again"
+            ) from None
         shutil.copyfile(source, target)
 
 

@@ -271,9 +271,7 @@ def carry_out(plan: Prepared, tell: Tell) -> Published:
     else:
         total = sum(bundle.files[name].size for name in plan.send)
         before = _stamps(plan.subject)
-        revision = publisher.push(
-            wish.repo, bundle, plan.remote, lambda sent: tell({"event": "sending", "sent": sent, "total": total})
-        )
+        revision = publisher.push(wish.repo, bundle, plan.remote, _by_percents(total, tell))
         if changed := _changed(plan.subject, before):
             raise VerificationError(
                 f"{plan.subject.folder / changed} was changed while it was sent; make it anew and publish again"
@@ -299,6 +297,20 @@ def carry_out(plan: Prepared, tell: Tell) -> Published:
         write_published(plan.subject.folder, entry)
     tell({**asdict(entry), "event": "published", "sent_files": len(plan.send), "by_hand": list(left)})
     return entry
+
+
+def _by_percents(total: int, tell: Tell) -> Callable[[int], None]:
+    """Tells bytes sent, once for each hundredth."""
+    told = -1
+
+    def sent(count: int) -> None:
+        nonlocal told
+        part = min(count, total) * 100 // total if total else 100
+        if part > told:
+            told = part
+            tell({"event": "sending", "sent": min(count, total), "total": total})
+
+    return sent
 
 
 def _confirmed(publisher: Publisher, repo: str, bundle: Bundle, revision: str | None) -> Remote:
