@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 from ftx.contracts import (
     AppTemplate,
+    Bundle,
     DataFormat,
     DataSource,
     ImageProcessor,
@@ -15,6 +16,7 @@ from ftx.contracts import (
     Part,
     Publisher,
     Record,
+    Remote,
     RemoteFile,
     TrainMethod,
 )
@@ -24,6 +26,7 @@ from ftx.hookspecs import hookimpl
 
 __all__ = [
     "AppTemplate",
+    "Bundle",
     "Conversation",
     "DataError",
     "DataFormat",
@@ -41,6 +44,7 @@ __all__ = [
     "Publisher",
     "RecipeError",
     "Record",
+    "Remote",
     "RemoteFile",
     "RowError",
     "TrainMethod",

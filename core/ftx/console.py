@@ -134,6 +134,28 @@ class Console:
         cut = "" if event["stopped"] else " [cut off]"
         self.say(f"step {event['step']}  {event['question']} -> {event['answer']}{cut}")
 
+    def _show_sending(self, event: Mapping[str, Any]) -> None:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if not self.rich.is_terminal:
+            return
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("sent"), DownloadColumn(), BarColumn(), TimeRemainingColumn(), console=self.rich
+            )
+            self._task = self._progress.add_task("send", total=event["total"])
+            self._progress.start()
+        if self._task is not None:
+            self._progress.update(self._task, completed=event["sent"])
+
+    def _show_published(self, event: Mapping[str, Any]) -> None:
+        self.close()
+        what = f"{event['sent_files']} files sent" if event["sent_files"] else "it was all there already"
+        seen = "public" if event["public"] else "private"
+        self.say(f"{event['address']} holds it at {event['revision'][:12]}, {seen}; {what}")
+        for step in event["by_hand"]:
+            self.say(step)
+
     def _show_resumed(self, event: Mapping[str, Any]) -> None:
         self.say(f"resumed after step {event['step']} from {event['checkpoint']}")
 

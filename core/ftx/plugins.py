@@ -22,7 +22,7 @@ from ftx.errors import FtxError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from ftx.cli.group import CommandGroup
-    from ftx.contracts import DataFormat, DataSource, ModelFamily, Part, TrainMethod
+    from ftx.contracts import DataFormat, DataSource, ModelFamily, Part, Publisher, TrainMethod
     from ftx.plan import Plan
 
 BUILTIN = (
@@ -35,6 +35,10 @@ BUILTIN = (
     "ftx_quickstart",
     "ftx_xtuner",
     "ftx_lmdeploy",
+    "ftx_git",
+    "ftx_openxlab",
+    "ftx_huggingface",
+    "ftx_modelscope",
 )
 GROUP = "ftx"
 
@@ -135,6 +139,9 @@ class Registry:
         if name not in self.parts["format"] and aliased:
             return aliased[0]
         return cast("type[DataFormat]", self.get("format", name))
+
+    def publisher(self, name: str) -> type[Publisher]:
+        return cast("type[Publisher]", self.get("publisher", name))
 
     def formats(self) -> Iterable[type[DataFormat]]:
         return cast("Iterable[type[DataFormat]]", self.parts["format"].values())

@@ -17,6 +17,8 @@ COMMANDS = {
     "merge": ("ftx.cli.merge:merge", "Merge an adapter into its base and check the result."),
     "export": ("ftx.cli.export:export", "Write a whole model in another layout."),
     "verify": ("ftx.cli.verify:verify", "Compare all forms of a model: prompts, logits, answers."),
+    "publish": ("ftx.cli.publish:publish", "Send a result to a hub, private first, and prove that it arrived."),
+    "download": ("ftx.cli.download:download", "Fetch a model from a hub, whole and checked."),
     "chat": ("ftx.cli.chat:chat", "Talk with a base, an adapter or a merged model."),
     "serve": ("ftx.cli.serve:serve", "Answer over HTTP in OpenAI's form."),
     "eval": ("ftx.cli.eval:evaluate", "Compare runs with their base and with each other."),
