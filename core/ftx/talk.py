@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.adapters import attached
-from ftx.answer_text import AnswerText, before_stop_word
+from ftx.answer_text import AnswerText
 from ftx.artifact import Artifact, family_of
 from ftx.contracts import ImageProcessor, ModelFamily
 from ftx.data.conversation import IMAGE, Message, Picture, RowError
@@ -34,22 +34,23 @@ TAG = "<image>"
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy; `max_new_tokens` bounds an answer; `stop_words` end it before them."""
+    """`temperature` 0 is greedy; `max_new_tokens` bounds an answer; texts in `stop` end it before them."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    stop_words: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` without the stop token or word; `stopped` says whether one of them ended it."""
+    """`text` without the stop token or word; `stopped` says whether the model ended it itself, or by `word`."""
 
     text: str
     stopped: bool
     tokens: int
+    word: str | None = None
 
 
 def refuse_strange(text: str) -> None:
@@ -158,23 +159,22 @@ class Talk:
         )
         prompt, seen = self._shown(messages)
         ids = torch.tensor([prompt], device=self.model.device)
-        text = AnswerText(self.tokenizer, self.stop_ids, sampling.stop_words, show)
-        watched = show is not None or bool(sampling.stop_words)
+        text = AnswerText(self.tokenizer, self.stop_ids, sampling.stop, show)
+        watched = show is not None or bool(sampling.stop)
         with torch.inference_mode():
             out: Any = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=config,
                 streamer=text if watched else None,
-                stopping_criteria=_criteria(lambda: text.found or (stop is not None and stop())),
+                stopping_criteria=_criteria(lambda: text.word is not None or (stop is not None and stop())),
                 **seen,
             )
         new = out[0, len(prompt) :].tolist()
-        if text.found:
-            return Answer(text.text, True, text.tokens)
+        if text.word is not None:
+            return Answer(text.text, True, text.tokens, text.word)
         stopped = bool(new) and new[-1] in self.stop_ids
-        said, _ = before_stop_word(self.tokenizer.decode(new[:-1] if stopped else new), sampling.stop_words)
-        return Answer(said, stopped, len(new))
+        return Answer(self.tokenizer.decode(new[:-1] if stopped else new), stopped, len(new))
 
 
 def _criteria(ended: Callable[[], bool]) -> Any:
