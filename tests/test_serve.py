@@ -676,6 +676,9 @@ def test_vllm_s_command_brings_template_stop_ids_and_greed(ftx: Any, native: Pat
         "--override-generation-config": '{"temperature": 0}',
     }
     assert (folder / "chat_template.jinja").is_file()
+    assert "--served-model-name cats " in ftx("serve", folder, "--print", "vllm").out
+    (event,) = ftx("serve", folder, "--print", "vllm", "--port", 9000, "--json").events
+    assert event == {"event": "printed", "text": printed.out}
 
 
 def test_a_dockerfile_is_pinned_unprivileged_and_healthy(ftx: Any, native: Path, tmp_path: Path) -> None:

@@ -14,11 +14,9 @@ UNFINISHED = "\ufffd"  # the mark of a character whose bytes are not all there y
 
 
 def before_stop_word(text: str, stop_words: Sequence[str]) -> tuple[str, str | None]:
-    """The text up to the first stop word in it, and that word, None where there is none."""
+    """The text up to the first stop word in it, and that word; all of it and None where there is none."""
     found = [(at, word) for word in stop_words if (at := text.find(word)) >= 0]
-    if not found:
-        return text, None
-    at, word = min(found)
+    at, word = min(found, default=(len(text), None))
     return text[:at], word
 
 
@@ -33,7 +31,7 @@ def may_begin_stop_word(text: str, stop_words: Sequence[str]) -> int:
 class AnswerText:
     """A streamer of transformers' `generate`: `show` gets text as soon as its bytes make whole characters.
 
-    Nothing of a stop word is shown; `found` is the one that came, after which `text` and `tokens` stay as they are.
+    Nothing of a stop word is shown; `word` is the one that came, after which `text` and `tokens` stay as they are.
     """
 
     def __init__(
@@ -45,7 +43,7 @@ class AnswerText:
     ) -> None:
         self.text = ""
         self.tokens = 0
-        self.found: str | None = None
+        self.word: str | None = None
         self._tokenizer = tokenizer
         self._stop_ids = set(stop_ids)
         self._stop_words = stop_words
@@ -59,13 +57,13 @@ class AnswerText:
         if self._prompt:
             self._prompt = False
             return
-        if self.found is not None:
+        if self.word is not None:
             return
         new = value.flatten().tolist()
         self.tokens += len(new)
         self._ids += [i for i in new if i not in self._stop_ids]
-        self.text, self.found = before_stop_word(self._tokenizer.decode(self._ids), self._stop_words)
-        if self.found is not None:
+        self.text, self.word = before_stop_word(self._tokenizer.decode(self._ids), self._stop_words)
+        if self.word is not None:
             self._flush(len(self.text))
         elif not self.text.endswith(UNFINISHED):
             self._flush(len(self.text) - may_begin_stop_word(self.text, self._stop_words))

@@ -35,18 +35,18 @@ TAG = "<image>"
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy; `max_new_tokens` bounds an answer; `stop_words` end it before them."""
+    """`temperature` 0 is greedy; `max_new_tokens` bounds an answer; texts in `stop` end it before them."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    stop_words: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` without the stop token or word; `stopped` says whether one of them ended it, and `word` which word."""
+    """`text` without the stop token or word; `stopped` says whether the model ended it itself, or by `word`."""
 
     text: str
     stopped: bool
@@ -167,20 +167,20 @@ class Talk:
         )
         prompt, seen = self._shown(messages)
         ids = torch.tensor([prompt], device=self.model.device)
-        text = AnswerText(self.tokenizer, self.stop_ids, sampling.stop_words, show)
-        watched = show is not None or bool(sampling.stop_words)
+        text = AnswerText(self.tokenizer, self.stop_ids, sampling.stop, show)
+        watched = show is not None or bool(sampling.stop)
         with torch.inference_mode():
             out: Any = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=config,
                 streamer=text if watched else None,
-                stopping_criteria=_criteria(lambda: text.found is not None or (stop is not None and stop())),
+                stopping_criteria=_criteria(lambda: text.word is not None or (stop is not None and stop())),
                 **seen,
             )
         new = out[0, len(prompt) :].tolist()
-        if text.found is not None:
-            return Answer(text.text, True, text.tokens, text.found)
+        if text.word is not None:
+            return Answer(text.text, True, text.tokens, text.word)
         stopped = bool(new) and new[-1] in self.stop_ids
         return Answer(self.tokenizer.decode(new[:-1] if stopped else new), stopped, len(new))
 
