@@ -13,7 +13,6 @@ from ftx.run import events, losses, samples
 from ftx.talk import Sampling, open_talk
 from ftx.train.fit import fit
 from ftx_quickstart.first_run import BASE
-from test_stopping import torchrun
 from test_train import _KillAfter, _Killed, _weights, plan_for, registry_with
 
 ASKED = {"questions": ["What is 1?", "你好"], "every": 2, "max_new_tokens": 6}
@@ -69,17 +68,6 @@ def test_a_resumed_run_asks_on_and_each_answer_counts_once(tiny: Path, rows: Pat
     told = [{key: value for key, value in e.items() if key != "time"} for e in samples(out)]
     assert told == [{key: value for key, value in e.items() if key != "time"} for e in samples(whole)]
     assert sum(e["event"] == "sample" and e["step"] == 4 for e in events(out)) == 4
-
-
-def test_of_several_processes_one_asks_and_all_learn_the_same(ftx: Any, tiny: Path, rows: Path, tmp_path: Path) -> None:
-    common = ["--model", tiny, "--data", rows, "--max-steps", 3, "--global-batch-size", 4, "--lr", "5e-3"]
-    asked = ["--set", "eval.questions=hello", "--set", "eval.every=2", "--set", "eval.max_new_tokens=3"]
-    assert ftx("train", *common, "--out", tmp_path / "one").code == 0
-    done = torchrun("train", *common, *asked, "--out", tmp_path / "two")
-    assert done.returncode == 0, done.stderr
-    assert list(losses(tmp_path / "two").values()) == pytest.approx(list(losses(tmp_path / "one").values()), abs=1e-6)
-    told = [e["step"] for e in events(tmp_path / "two") if e["event"] == "sample"]
-    assert told == [0, 2, 3]
 
 
 def test_every_defaults_to_the_checkpoints_and_one_question_may_stand_alone(

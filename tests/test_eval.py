@@ -388,14 +388,14 @@ def test_options_of_rows_go_with_rows(ftx: Any, place: Path) -> None:
 # Configs for harnesses
 
 
-def native(folder: Path, place: Path, tmp_path: Path) -> Path:
-    """A sealed whole model of a type that transformers knows, with the files of the merged one beside."""
+def native(folder: Path, place: Path, kind: str = "llama", **more: Any) -> Path:
+    """A sealed whole model whose config says that it is of another type, with all else of the merged one."""
     from ftx.artifact import seal
 
     shutil.copytree(place / "good" / "merged", folder)
     manifest = json.loads((folder / "ftx.json").read_text("utf-8"))
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "llama"}), "utf-8")
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": kind, **more}), "utf-8")
     facts = {key: manifest[key] for key in ("plan", "base", "data", "rows", "metrics")}
     seal(folder, "merged", **facts)
     return folder
@@ -404,7 +404,7 @@ def native(folder: Path, place: Path, tmp_path: Path) -> Path:
 def test_configs_for_text_models_name_folder_template_and_stops(
     ftx: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = native(tmp_path / "model", place, tmp_path)
+    model = native(tmp_path / "model", place)
     result = ftx("eval", model, "--write", "lm-eval", "--out", "a", "--json")
     assert result.code == 0, result.err
     assert result.events[-1]["command"] == "lm-eval run --config a/lm_eval.yaml"
@@ -427,13 +427,11 @@ def test_what_a_harness_cannot_take_is_said(ftx: Any, place: Path, tmp_path: Pat
     said = refusal(write(place / "good" / "merged", "lm-eval"), 2)
     assert "the official layout of internlm2, which harnesses open by the publisher's own Python files" in said
     assert "name one run" in refusal(write(place / "good", "lm-eval", place / "poor"), 2)
-    model = native(tmp_path / "model", place, tmp_path)
+    model = native(tmp_path / "model", place)
     assert "this model reads text alone; take lm-eval" in refusal(write(model, "vlmevalkit"), 2)
-    (place / "good" / "merged" / "modeling_internlm2.py").write_text("raise SystemExit\n", "utf-8")
-    try:
-        result = write(place / "good" / "merged", "lm-eval")
-    finally:
-        (place / "good" / "merged" / "modeling_internlm2.py").unlink()
+    official = native(tmp_path / "official", place, "internlm2", auto_map={"AutoModelForCausalLM": "modeling_x.X"})
+    (official / "modeling_x.py").write_text("raise SystemExit\n", "utf-8")
+    result = write(official, "lm-eval")
     assert result.code == 0 and "transformers below 5" in " ".join(result.err.split())
     written = Path("out/lm_eval.yaml").read_text("utf-8")
     assert "trust_remote_code: true" in written and written.startswith("# Written by ftx eval")
@@ -441,10 +439,12 @@ def test_what_a_harness_cannot_take_is_said(ftx: Any, place: Path, tmp_path: Pat
 
 def test_a_config_for_a_model_that_sees(ftx: Any, tmp_path: Path) -> None:
     data = write_picture_rows(tmp_path / "data", 3)
-    fit(plan_for(VISION_BASE, data, tmp_path / "run", method="full", train__max_steps=1, train__memory="fast"))
-    assert "the official layout of internvl_chat" in refusal(ftx("eval", "run", "--write", "vlmevalkit"), 2)
-    for name in ("modeling_internvl_chat.py", "configuration_internvl_chat.py"):
-        (tmp_path / "run" / "model" / name).write_text("", "utf-8")
+    shutil.copytree(VISION_BASE, tmp_path / "base")
+    config = json.loads((VISION_BASE / "config.json").read_text("utf-8"))
+    carried = {**config, "auto_map": {"AutoModel": "modeling_internvl_chat.InternVLChatModel"}}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(carried), "utf-8")
+    (tmp_path / "base" / "modeling_internvl_chat.py").write_text("raise SystemExit\n", "utf-8")
+    fit(plan_for(tmp_path / "base", data, tmp_path / "run", method="full", train__max_steps=1, train__memory="fast"))
     assert ftx("eval", "run", "--write", "vlmevalkit", "--out", "out").code == 0
     told = json.loads((tmp_path / "out" / "vlmevalkit.json").read_text("utf-8"))
     assert told["model"] == {

@@ -54,7 +54,7 @@ def problems(path: Path) -> list[str]:
     [
         ("modle", "x", "modle ({file}): unknown key; did you mean 'model'?"),
         ("trian", 3, "trian ({file}): unknown key; did you mean 'train'?"),
-        ("zzz", 3, "zzz ({file}): unknown key; known: data, family, method, model, out, template, train"),
+        ("zzz", 3, "zzz ({file}): unknown key; known: data, eval, family, method, model, out, template, train"),
         ("train__epoch", 1.0, "train.epoch ({file}): unknown key; did you mean 'epochs'?"),
         ("train__LR", 1.0, "train.LR ({file}): unknown key; known: "),
         ("data__max_len", 64, "data.max_len ({file}): unknown key; did you mean 'max_length'?"),

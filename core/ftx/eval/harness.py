@@ -56,11 +56,10 @@ def handed(artifact: Artifact, registry: Registry) -> Handed:
     config = read_json(folder / "config.json")
     kind = str(config.get("model_type"))
     code = kind not in CONFIG_MAPPING and kind not in BY_PACKAGE
-    if code and not any(folder.glob("modeling_*.py")):
+    if code and not ("auto_map" in config and any(folder.glob("modeling_*.py"))):
         raise ModelError(
-            f"--write: {folder} has the official layout of {kind}, which harnesses open by the "
-            "publisher's own Python files, and these are not in it; copy them from the base's repository into the "
-            "base and train anew, or ask the served model: ftx serve"
+            f"--write: {folder} has the official layout of {kind}, which harnesses open by the publisher's own Python "
+            "files, named in config.json under auto_map, and these are not in it; take a base that carries them"
         )
     stop = [tokenizer.decode([i]) for i in artifact.plan["template"]["stop_ids"]]
     name = artifact.folder.parent.name or "model"
