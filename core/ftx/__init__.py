@@ -5,6 +5,7 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 from ftx.contracts import (
+    AppModel,
     AppTemplate,
     DataFormat,
     DataSource,
@@ -23,6 +24,7 @@ from ftx.errors import DataError, FtxError, HubError, ModelError, RecipeError
 from ftx.hookspecs import hookimpl
 
 __all__ = [
+    "AppModel",
     "AppTemplate",
     "Conversation",
     "DataError",

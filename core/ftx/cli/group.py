@@ -17,6 +17,7 @@ COMMANDS = {
     "merge": ("ftx.cli.merge:merge", "Merge an adapter into its base and check the result."),
     "export": ("ftx.cli.export:export", "Write a whole model in another layout."),
     "chat": ("ftx.cli.chat:chat", "Talk with a base, an adapter or a merged model."),
+    "app": ("ftx.cli.app:app", "Make, check and run an app for a model."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }
 
