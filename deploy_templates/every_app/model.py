@@ -10,15 +10,11 @@ from pathlib import Path
 import torch
 from place import Place, count_numbers, gpu_free, has_four_bit, main_memory, places
 from prompt import Prompts
-from refused import Refused
+from refused import CannotStart, Refused
 from settings import HERE
 from transformers import AutoConfig, AutoModelForCausalLM
 
 HALF = "\ufffd"  # the mark of a character whose bytes are not all there yet
-
-
-class NoModel(Exception):
-    """The app cannot start; the text says why and what to do."""
 
 
 def model_folder(settings: dict) -> Path:
@@ -39,7 +35,7 @@ class Model:
     """The loaded model. `note` says where it runs, when that is not as wished."""
 
     def __init__(self, folder: Path, settings: dict) -> None:
-        """Raises NoModel."""
+        """Raises CannotStart."""
         self.settings = settings
         self.stops = _stop_ids(folder)
         self.prompts = Prompts(folder)
@@ -59,19 +55,21 @@ class Model:
         pictures, pixels = self.eyes.look(images)
         return self.prompts.ids(messages, pictures), pixels
 
+    def check(self, question: str) -> None:
+        """Raise Refused for a question that is empty or too long to be looked at."""
+        most = int(self.settings["max_characters"])
+        if len(question) > most:
+            raise Refused(
+                f"The question has {len(question):,} characters; this app takes up to {most:,}. Ask a shorter one."
+            )
+        if not question.strip():
+            raise Refused("The question is empty; type one.")
+
     def conversation(self, asked: dict, history: list) -> list:
         """The messages to answer: the system's, as many turns of the history as fit, and the question. Raises Refused.
 
         Turns are dropped from the oldest on.
         """
-        most = int(self.settings["max_characters"])
-        if len(asked["content"]) > most:
-            raise Refused(
-                f"The question has {len(asked['content']):,} characters; this app takes up to {most:,}. "
-                "Ask a shorter one."
-            )
-        if not asked["content"].strip():
-            raise Refused("The question is empty; type one.")
         system = self.settings["system"]
         head = [{"role": "system", "content": system}] if system else []
         room = self.length - min(int(self.settings["max_new_tokens"]), self.length // 2)
@@ -127,17 +125,17 @@ class Model:
 
 
 def open_model(settings: dict) -> Model:
-    """The app's model. Raises NoModel."""
+    """The app's model. Raises CannotStart."""
     folder = model_folder(settings)
     if not (folder / "config.json").is_file():
-        raise NoModel(f"There is no model in {folder.name}/: put the model's folder there, or make the app anew.")
+        raise CannotStart(f"There is no model in {folder.name}/: put the model's folder there, or make the app anew.")
     if not list(folder.glob("*.safetensors")):
-        raise NoModel(
+        raise CannotStart(
             f"{folder.name}/ holds no weights (*.safetensors): fetch them, with git lfs pull if it is a clone."
         )
     for path in folder.glob("*.safetensors"):
         if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
-            raise NoModel(f"{folder.name}/{path.name} is a git-lfs pointer, not the weights: run git lfs pull.")
+            raise CannotStart(f"{folder.name}/{path.name} is a git-lfs pointer, not the weights: run git lfs pull.")
     return Model(folder, settings)
 
 
@@ -146,7 +144,7 @@ def _stop_ids(folder: Path) -> set:
     eos = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if not ids:
-        raise NoModel(
+        raise CannotStart(
             f"{folder.name}/generation_config.json names no eos_token_id: without a stop token answers would never end."
         )
     return set(ids)

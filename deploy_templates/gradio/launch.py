@@ -11,7 +11,8 @@ os.environ["GRADIO_SSR_MODE"] = "false"  # a second server in front of this one 
 
 import gradio as gr
 from fastapi.routing import APIRoute
-from model import Model, NoModel, open_model
+from model import Model, open_model
+from refused import CannotStart
 from settings import HERE
 
 WAITING = 64  # questions in the queue; those after them are told to come again
@@ -22,7 +23,7 @@ def opened(settings: dict) -> Model:
     """The model, or the end of the program with the reason."""
     try:
         return open_model(settings)
-    except NoModel as error:
+    except CannotStart as error:
         sys.exit(f"app: {error}")
 
 

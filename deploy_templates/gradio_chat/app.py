@@ -18,7 +18,9 @@ MODEL = opened(SETTINGS)
 def chat(message: str, history: list) -> Iterator[str]:
     """The answer as it grows. Gradio closes this iterator on Stop and when the page goes away: the model stops too."""
     try:
-        yield from MODEL.answer(MODEL.conversation(message_of("user", message), messages_of(history)))
+        asked = message_of("user", message)
+        MODEL.check(asked["content"])
+        yield from MODEL.answer(MODEL.conversation(asked, messages_of(history)))
     except Refused as refused:
         raise gr.Error(str(refused)) from None
     # The last frame before the page: nobody there should read a stack trace.

@@ -12,8 +12,8 @@ import streamlit as st
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from history import message_of, messages_of
-from model import Model, NoModel, open_model
-from refused import Refused
+from model import Model, open_model
+from refused import CannotStart, Refused
 from settings import read_settings
 
 SETTINGS = read_settings()
@@ -52,6 +52,7 @@ def answer(question: str) -> None:
     before = messages_of(st.session_state.history)
     try:
         loaded = model()
+        loaded.check(question)
         asked = loaded.conversation(message_of("user", question), before)
         st.write_stream(kept(question, loaded.answer(asked)))
     except Refused as refused:
@@ -72,7 +73,7 @@ if SETTINGS["description"]:
 try:
     if model().note:
         st.info(model().note)
-except NoModel as missing:
+except CannotStart as missing:
     st.error(str(missing))
     st.stop()
 if "history" not in st.session_state:

@@ -17,6 +17,16 @@ from ftx_apps.targets import TARGETS, Target
 
 HUBS = ("huggingface", "modelscope")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# Tutorial 003's, with a helper of no trade
+PROMPT = """\
+你是一个根据文档回答问题的小助手，要使用以下上下文来回答用户的问题。如果你不知道答案，就说你不知道。总是使用中文回答。
+问题: {question}
+可参考的上下文：
+···
+{context}
+···
+如果给定的上下文无法让你做出回答，请回答你不知道。
+有用的回答:"""
 FOR_MODELS = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "jinja2", "numpy", "huggingface_hub")
 
 
@@ -172,9 +182,16 @@ class GradioRag(Project):
     encoder: str | None = Field(
         None, description="folder of a sentence encoder for transformers; default: one that counts characters"
     )
-    role: str = Field("", description="who the assistant is, the head of each prompt; default: a helper in Chinese")
+    prompt: str = Field(PROMPT, description="what the model is asked, with {question} and {context} in it")
     passages: int = Field(3, ge=1, le=20, description="passages that a question is answered from")
     passage_characters: int = Field(400, ge=50, description="characters of a passage at most")
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_both(cls, value: str) -> str:
+        if value.count("{question}") != 1 or value.count("{context}") != 1:
+            raise ValueError("must hold {question} and {context}, once each")
+        return value
 
     def _check(self, model: AppModel, place: Target) -> None:
         super()._check(model, place)
@@ -204,7 +221,7 @@ class GradioRag(Project):
                     shutil.copyfile(path, out / "encoder" / path.name)
 
     def _settings(self) -> list[str]:
-        return [*super()._settings(), "role", "passages", "passage_characters"]
+        return [*super()._settings(), "prompt", "passages", "passage_characters"]
 
     def _values(self, model: AppModel, place: Target) -> dict[str, Any]:
         values = super()._values(model, place)

@@ -26,8 +26,8 @@ def write_model(source: Path, family: ModelFamily, talk: Talk, out: Path) -> Non
     """Write the model of `source` into `out`. Raises ModelError when it has no native layout or no stop token."""
     if not talk.stop_ids:
         raise ModelError(
-            f"{source} has no stop token, neither in its template nor in generation_config.json: an app's answers would "
-            "never end; train it with a template that has one (ftx train --template NAME)"
+            f"{source} has no stop token, neither in its template nor in generation_config.json: an app's answers "
+            "would never end; train it with a template that has one (ftx train --template NAME)"
         )
     native = next((layout for layout in LAYOUTS if layout in family.layouts), None)
     out.mkdir()
