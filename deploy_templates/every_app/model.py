@@ -44,6 +44,11 @@ class Model:
         config = self.model.config.get_text_config()
         self.length = int(getattr(config, "max_position_embeddings", 0) or 2048)
         self._one = threading.Lock()
+        self.last = {}  # of the last answer its tokens, and why it ended: "stop", "length" or "left"
+
+    @property
+    def busy(self) -> bool:
+        return self._one.locked()
 
     def ids(self, messages: list) -> tuple:
         """The prompt's ids and the pixels of its pictures, None without any. Raises Refused."""
@@ -97,23 +102,28 @@ class Model:
         given = {"input_ids": torch.tensor([ids], device=device)}
         if pixels is not None:
             given["pixel_values"] = pixels.to(device, self.model.dtype)
-        new, shown, past = [], "", None
-        most = min(int(self.settings["max_new_tokens"]), self.length - len(ids))
-        for _ in range(most):
-            with torch.inference_mode():
-                out = self.model(**given, past_key_values=past, use_cache=True, logits_to_keep=1)
-                token = self._chosen(out.logits[0, -1])
-            past, given = out.past_key_values, {"input_ids": torch.tensor([[token]], device=device)}
-            if token in self.stops:
-                break
-            new.append(token)
+        new, shown, past, ended = [], "", None, "left"
+        try:
+            for _ in range(min(int(self.settings["max_new_tokens"]), self.length - len(ids))):
+                with torch.inference_mode():
+                    out = self.model(**given, past_key_values=past, use_cache=True, logits_to_keep=1)
+                    token = self._chosen(out.logits[0, -1])
+                past, given = out.past_key_values, {"input_ids": torch.tensor([[token]], device=device)}
+                if token in self.stops:
+                    ended = "stop"
+                    break
+                new.append(token)
+                text = self.prompts.text(new)
+                if text != shown and not text.endswith(HALF):
+                    shown = text
+                    yield text
+            else:
+                ended = "length"
             text = self.prompts.text(new)
-            if text != shown and not text.endswith(HALF):
-                shown = text
+            if text != shown or not new:
                 yield text
-        text = self.prompts.text(new)
-        if text != shown or not new:
-            yield text
+        finally:
+            self.last = {"tokens": len(new), "ended": ended}
 
     def _chosen(self, logits: torch.Tensor) -> int:
         temperature, top_p = float(self.settings["temperature"]), float(self.settings["top_p"])

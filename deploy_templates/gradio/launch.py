@@ -60,7 +60,8 @@ def launch(page: gr.Blocks, model: Model, settings: dict) -> None:
         sys.exit(f"app: port {port} cannot be used ({error}); name another one with PORT=NUMBER.")
 
     def health() -> dict:
-        return {"status": "ok", "device": str(model.model.device), "note": model.note}
+        about = {"device": str(model.model.device), "note": model.note, "busy": model.busy, "last_answer": model.last}
+        return {"status": "ok", **about}
 
     app.router.routes.insert(0, APIRoute("/health", health, methods=["GET"]))
     print(f"app: answering on http://{host}:{port}", flush=True)
