@@ -28,10 +28,13 @@ def chat(message: dict, history: list) -> Iterator[str]:
         raise readable(error) from None
 
 
+textbox = gr.MultimodalTextbox(file_types=["image"], file_count="multiple", sources=["upload"])
+textbox.stop_btn = True  # a textbox of one's own comes without; Gradio 4 knows it by another name
+
 page = gr.ChatInterface(
     chat,
     multimodal=True,
-    textbox=gr.MultimodalTextbox(file_types=["image"], file_count="multiple", sources=["upload"]),
+    textbox=textbox,
     title=SETTINGS["title"],
     description="\n\n".join(text for text in (SETTINGS["description"], MODEL.note) if text),
     concurrency_limit=1,
