@@ -91,7 +91,7 @@ def test_a_stop_word_ends_the_answer_and_is_not_shown(ftx: Any, heart: Path) -> 
 def test_no_beginning_of_a_stop_word_is_shown_early(heart: Path) -> None:
     shown: list[str] = []
     talk = open_talk(heart, load_registry("none"))
-    answer = talk.ask("What colour is snow?", Sampling(stop_words=("is white!",)), shown.append)
+    answer = talk.ask("What colour is snow?", Sampling(stop=("is white!",)), shown.append)
     assert "".join(shown) == answer.text == "Snow is white."
     assert not any(piece.endswith("is white") for piece in shown)
 

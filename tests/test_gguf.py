@@ -198,6 +198,8 @@ def test_a_python_that_is_none_is_said(ftx: Any, converter: Path, tmp_path: Path
 
 def test_a_layout_still_needs_no_name(ftx: Any, tmp_path: Path) -> None:
     shutil.copytree(TINY, tmp_path / "model")
-    assert "did you mean 'llama'" in ftx("export", tmp_path / "model", "--layout", "lama", "--out", "x").err
-    assert ftx("export", "--layout", "llama", tmp_path / "model", "--out", tmp_path / "out").code == 0
+    assert (
+        "did you mean 'transformers'" in ftx("export", tmp_path / "model", "--layout", "transformer", "--out", "x").err
+    )
+    assert ftx("export", "--layout", "transformers", tmp_path / "model", "--out", tmp_path / "out").code == 0
     assert "gguf" in ftx("export", "--help").out

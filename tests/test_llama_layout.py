@@ -42,7 +42,7 @@ def test_plain_llama_gives_the_same_logits(name: str, ftx: Any, tmp_path: Path, 
     from transformers import LlamaForCausalLM
 
     source = with_bias(tmp_path / name) if name == "with_bias" else FIXTURES / "golden" / name
-    assert ftx("export", source, "--layout", "llama", "--out", tmp_path / "llama").code == 0
+    assert ftx("export", source, "--layout", "transformers", "--out", tmp_path / "llama").code == 0
     theirs = LlamaForCausalLM.from_pretrained(
         tmp_path / "llama", dtype=torch.float32, attn_implementation="eager", local_files_only=True
     ).eval()
@@ -54,7 +54,7 @@ def test_plain_llama_gives_the_same_logits(name: str, ftx: Any, tmp_path: Path, 
 
 
 def test_tensors_that_are_only_renamed_keep_their_bits(ftx: Any, tiny: Path, tmp_path: Path) -> None:
-    assert ftx("export", tiny, "--layout", "llama", "--out", tmp_path / "llama").code == 0
+    assert ftx("export", tiny, "--layout", "transformers", "--out", tmp_path / "llama").code == 0
     layout = InternLM2().layout(tiny)
     expected = {k: v for name, tensor in stored_tensors(tiny).items() for k, v in layout.split(name, tensor).items()}
     assert_same_bits(stored_tensors(tmp_path / "llama"), expected)
@@ -63,7 +63,7 @@ def test_tensors_that_are_only_renamed_keep_their_bits(ftx: Any, tiny: Path, tmp
 def test_any_reader_gets_the_same_ids_without_code(ftx: Any, tiny: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    assert ftx("export", tiny, "--layout", "llama", "--out", tmp_path / "llama").code == 0
+    assert ftx("export", tiny, "--layout", "transformers", "--out", tmp_path / "llama").code == 0
     assert not list((tmp_path / "llama").glob("*.py"))
     assert "auto_map" not in (tmp_path / "llama" / "tokenizer_config.json").read_text("utf-8")
     assert "auto_map" not in (tmp_path / "llama" / "config.json").read_text("utf-8")
@@ -79,7 +79,7 @@ def test_any_reader_gets_the_same_ids_without_code(ftx: Any, tiny: Path, tmp_pat
 def test_a_run_s_result_is_sealed_anew_and_answers_alike(ftx: Any, rows: Path, tmp_path: Path) -> None:
     more = ["--method", "full", "--max-steps", 2, "--out", tmp_path / "run"]
     assert ftx("train", "--model", TINY, "--data", rows, *more).code == 0
-    assert ftx("export", tmp_path / "run", "--layout", "llama", "--out", tmp_path / "llama").code == 0
+    assert ftx("export", tmp_path / "run", "--layout", "transformers", "--out", tmp_path / "llama").code == 0
     assert json.loads((tmp_path / "llama" / "ftx.json").read_text("utf-8"))["plan"]["family"]["name"] == "transformers"
     asked = ["--once", "What is 3?", "--max-new-tokens", 12]
     before, after = ftx("chat", tmp_path / "run", *asked), ftx("chat", tmp_path / "llama", *asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 from ftx.contracts import (
+    AppModel,
     AppTemplate,
     Bundle,
     DataFormat,
@@ -25,6 +26,7 @@ from ftx.errors import DataError, FtxError, HubError, ModelError, RecipeError
 from ftx.hookspecs import hookimpl
 
 __all__ = [
+    "AppModel",
     "AppTemplate",
     "Bundle",
     "Conversation",

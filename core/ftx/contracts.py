@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from PIL import Image
     from transformers import PreTrainedModel
 
-    from ftx.artifact import Artifact
     from ftx.checkpoint_files import Checkpoint
     from ftx.data.conversation import Conversation
     from ftx.data.template import Template
@@ -291,16 +290,39 @@ class TrainMethod(Part, ABC):
         """
 
 
+@dataclass(frozen=True)
+class AppModel:
+    """The model an app is made for.
+
+    `folder` holds it in a layout that transformers reads without remote code, with chat_template.jinja and the stop ids
+    in generation_config.json. `license` is that of the model's card, None when it has none.
+    """
+
+    folder: Path
+    model_type: str
+    sees: bool
+    license: str | None = None
+
+
 class AppTemplate(Part, ABC):
-    """A kind of app: a folder of files that `ftx app new` renders for one artefact. The fields are its options."""
+    """A kind of app: a folder of files that `ftx app new` renders for one model. The fields are its options."""
 
     kind = "app"
     # Where an app may run: "local", "huggingface", "huggingface-docker", "modelscope", "openxlab".
     targets: ClassVar[tuple[str, ...]] = ("local",)
+    health: ClassVar[str]  # path of the route that answers 200 when the app does
+    system: str = ""  # system message of every conversation; the model's own when empty
 
     @abstractmethod
-    def render(self, artifact: Artifact, target: str, out: Path) -> None:
-        """Write the app's project into the empty folder `out`. Raises FtxError for what the target cannot run."""
+    def render(self, model: AppModel, target: str, out: Path) -> None:
+        """Write the app's project into `out`. Raises FtxError for what the target cannot run.
+
+        It starts by `python app.py`, on the port in the environment variable PORT.
+        """
+
+    def carries_model(self) -> bool:
+        """Whether the model lies in the project; else the app fetches it."""
+        return True
 
 
 class Publisher(Part, ABC):

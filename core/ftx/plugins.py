@@ -22,7 +22,7 @@ from ftx.errors import FtxError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from ftx.cli.group import CommandGroup
-    from ftx.contracts import DataFormat, DataSource, ModelFamily, Part, Publisher, TrainMethod
+    from ftx.contracts import AppTemplate, DataFormat, DataSource, ModelFamily, Part, Publisher, TrainMethod
     from ftx.plan import Plan
 
 BUILTIN = (
@@ -39,6 +39,7 @@ BUILTIN = (
     "ftx_openxlab",
     "ftx_huggingface",
     "ftx_modelscope",
+    "ftx_apps",
 )
 GROUP = "ftx"
 
@@ -132,6 +133,9 @@ class Registry:
 
     def method(self, name: str) -> type[TrainMethod]:
         return cast("type[TrainMethod]", self.get("method", name))
+
+    def app(self, name: str) -> type[AppTemplate]:
+        return cast("type[AppTemplate]", self.get("app", name))
 
     def format(self, name: str) -> type[DataFormat]:
         """The format called `name`, or that has it for an alias."""

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftx.atomic import hash_text, sha256_of
+from ftx.atomic import hash_text, sha256_of, write_json
 from ftx.checkpoint_files import TOKENIZER_FILES, is_computed, read_json
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError
@@ -164,6 +164,22 @@ def load_tokenizer(folder: Path, **options: Any) -> Tokenizer:
     # The tokenizers library raises bare Exception for a broken file, sentencepiece RuntimeError: no narrower net holds.
     except Exception as error:
         raise ModelError(f"the tokenizer of {folder} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def write_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
+    """Write the tokenizer into `out` so that every version of transformers reads it from tokenizer.json alone.
+
+    Its chat template is left out.
+    """
+    tokenizer.hf.save_pretrained(str(out))
+    path = out / "tokenizer_config.json"
+    config = {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"}
+    for key in ("chat_template", "auto_map", "backend", "is_local", "local_files_only"):
+        config.pop(key, None)
+    if isinstance(config.get("extra_special_tokens"), list):  # the name in transformers 5, which reads both
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    write_json(path, config)
+    (out / "chat_template.jinja").unlink(missing_ok=True)
 
 
 def _is_qwen2(folder: Path) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftx import Layout, ModelError, ModelFacts, ModelFamily
 from ftx.checkpoint_files import Checkpoint, is_computed
 from ftx.data.tokens import Tokenizer
+from ftx.export.weights import write_shards
 from ftx.pretrained import load_tokenizer, loaded
 from ftx_internlm2.config import expected, known, read_config
 from ftx_internlm2.layout import layout_of
@@ -16,6 +18,8 @@ from ftx_internlm2.layout import layout_of
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+TEMPLATE, STOPS = "chat_template.jinja", "generation_config.json"
 
 
 class InternLM2(ModelFamily):
@@ -26,7 +30,7 @@ class InternLM2(ModelFamily):
 
     name = "internlm2"
     varlen = True
-    layouts: ClassVar[tuple[str, ...]] = ("llama",)
+    layouts: ClassVar[tuple[str, ...]] = ("official", "transformers")
 
     def inspect(self, folder: Path) -> ModelFacts:
         config = read_config(folder)
@@ -59,15 +63,29 @@ class InternLM2(ModelFamily):
         return layout_of(read_config(folder))
 
     def convert(self, folder: Path, layout: str, out: Path) -> None:
-        from ftx_internlm2.export import write_llama
+        from ftx_internlm2.native import write_native
 
-        write_llama(self.checkpoint(folder), self.layout(folder), read_config(folder), self.tokenizer(folder), out)
+        checkpoint = self.checkpoint(folder)
+        if layout == "official":
+            write_shards(checkpoint, out, checkpoint.reader())
+            self.copy_companions(folder, out)
+        else:
+            write_native(read_config(folder), checkpoint, self.tokenizer(folder), _travelled(folder), out)
+        for name in (TEMPLATE, STOPS):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, out / name)
 
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
         return ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
     def default_template(self) -> str:
         return "internlm2_chat"
+
+
+def _travelled(folder: Path) -> str | None:
+    """The chat template that lies in the folder."""
+    file = folder / TEMPLATE
+    return file.read_text("utf-8") if file.is_file() else None
 
 
 def _compare(expected: dict[str, tuple[int, ...]], checkpoint: Checkpoint, folder: Path) -> None:

@@ -19,7 +19,7 @@ from ftx.errors import ModelError
 from ftx.export.opened import Whole
 
 # Layouts that LMDeploy reads with transformers' own classes, the first that a family writes.
-LAYOUTS = ("llama", "transformers", "huggingface")
+LAYOUTS = ("transformers", "huggingface")
 LAYOUT = 1  # to be raised when the folder's files or their making change
 CODE = "auto_map"
 

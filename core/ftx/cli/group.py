@@ -23,6 +23,7 @@ COMMANDS = {
     "serve": ("ftx.cli.serve:serve", "Answer over HTTP in OpenAI's form."),
     "eval": ("ftx.cli.eval:evaluate", "Compare runs with their base and with each other."),
     "env": ("ftx.cli.env:env", "Environments of their own for plugins that need them."),
+    "app": ("ftx.cli.app:app", "Make, check and run an app for a model."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }
 

@@ -15,7 +15,7 @@ from ftx.export.modelfile import modelfile
 from ftx.export.opened import Whole
 
 WEIGHTS = "model.gguf"
-LLAMA = "llama"  # the layout by that name, where a family's own is none that llama.cpp reads
+LLAMA = "transformers"  # the layout by that name, where a family's own is none that llama.cpp reads
 KINDS = ("f32", "f16", "bf16", "q8_0", "auto")
 
 

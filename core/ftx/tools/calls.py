@@ -79,7 +79,7 @@ def ask(
     ran: Callable[[str], None],
 ) -> Answer:
     """The answer to `question` once all calls are made; `ran` gets what they gave. Raises RecipeError."""
-    asking = Sampling(**{**vars(sampling), "stop_words": (*sampling.stop_words, END)})
+    asking = Sampling(**{**vars(sampling), "stop": (*sampling.stop, END)})
     answer = talk.ask(question, asking, show)
     for _ in range(ROUNDS):
         if answer.word != END:

@@ -1,0 +1,1 @@
+"""Apps: made for a model, checked against what it answers, and run."""

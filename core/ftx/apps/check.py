@@ -1,0 +1,86 @@
+"""Starts an app, asks it, and compares its answers with those of ftx."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftx.apps.probes import PROBES, prompt_ids
+from ftx.apps.serve import app_manifest, asked, running
+from ftx.checkpoint_files import read_json
+from ftx.errors import VerificationError
+
+if TYPE_CHECKING:
+    from ftx.plugins import Registry
+    from ftx.talk import Talk
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One question: what ftx answers and what the app did, over "http" or in the "browser"."""
+
+    question: str
+    way: str
+    expected: str
+    answer: str
+    problem: str | None
+
+
+def check_app(folder: Path, python: Path, *, browser: bool, picture: Path | None, registry: Registry) -> list[Compared]:
+    """Every probe's comparison. `picture` gets a screenshot of the browser.
+
+    Raises RecipeError for what is no app, ModelError for one that does not start.
+    """
+    app_manifest(folder)
+    kept = read_json(folder / PROBES)
+    settings = {"APP_TEMPERATURE": "0", "APP_MAX_NEW_TOKENS": str(kept["max_new_tokens"])}
+    with running(folder, python, settings) as url:
+        found = [
+            _compared(probe, said, folder, kept["max_new_tokens"], registry)
+            for probe, said in zip(kept["probes"], asked(folder, python, url, settings), strict=True)
+        ]
+        if browser:
+            from ftx.apps.browser import seen
+
+            shown = next((one for one, probe in zip(found, kept["probes"], strict=True) if not probe["image"]), None)
+            if shown is not None:
+                found.append(seen(url, shown, picture))
+    return found
+
+
+def refuse_differences(compared: list[Compared]) -> None:
+    """Raise VerificationError with one sentence for each answer that is not ftx's."""
+    if problems := [f"{one.way}: {one.question!r}: {one.problem}" for one in compared if one.problem]:
+        raise VerificationError(*problems)
+
+
+def _compared(probe: dict[str, Any], said: dict[str, Any], folder: Path, most: int, registry: Registry) -> Compared:
+    ids, expected = probe["prompt_ids"], str(probe["answer"])
+    if said["prompt"] != probe["question"]:  # the app asked the model in other words, as with documents
+        talk, system = _talk(folder, registry), probe["system"] or ""
+        ids, expected = prompt_ids(talk, said["prompt"], system), _answer(talk, said["prompt"], system, most)
+    problem = None
+    if said["prompt_ids"] is not None and said["prompt_ids"] != ids:
+        at = next(
+            (i for i, (a, b) in enumerate(zip(said["prompt_ids"], ids, strict=False)) if a != b),
+            min(len(ids), len(said["prompt_ids"])),
+        )
+        problem = f"the prompt's token ids differ from ftx's, first at place {at}"
+    elif said["answer"] != expected:
+        problem = f"the app answers {said['answer']!r}, ftx {expected!r}"
+    return Compared(probe["question"], "http", expected, said["answer"], problem)
+
+
+def _talk(folder: Path, registry: Registry) -> Talk:
+    from ftx.talk import open_talk
+
+    return open_talk(folder / "model", registry)
+
+
+def _answer(talk: Talk, prompt: str, system: str, most: int) -> str:
+    from ftx.talk import Sampling
+
+    talk.reset()
+    talk.system = system or None
+    return talk.ask(prompt, Sampling(most)).text
