@@ -284,6 +284,13 @@ def test_no_such_repository_tells_the_steps(ftx: Any, host: LfsHost, adapter: Pa
     assert (result.code, "1. Log in" in result.err, "none. Visibility" in result.err) == (5, True, True), result.err
 
 
+def test_a_repository_that_was_renamed(ftx: Any, host: LfsHost, adapter: Path) -> None:
+    host.new("ann/dogs")
+    host.moved[REPO] = "ann/dogs"
+    result = ftx(*words(host, adapter))
+    assert (result.code, "was renamed or moved" in result.err) == (5, True), result.err
+
+
 def test_quota_size_and_locks(ftx: Any, host: LfsHost, adapter: Path) -> None:
     host.quota = 1000
     assert "has no room for the files: quota exceeded" in failing(ftx, host, adapter)
