@@ -267,6 +267,14 @@ def test_tokens_that_do_not_do(ftx: Any, host: LfsHost, adapter: Path, monkeypat
     assert ftx(*words(host, adapter)).code == 0
 
 
+def test_a_proxy_that_is_not_there(ftx: Any, host: LfsHost, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    result = ftx(*words(host, adapter))
+    assert (result.code, "cannot be reached" in result.err) == (5, True), result.err
+
+
 def test_a_token_in_a_file(ftx: Any, host: LfsHost, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENXLAB_TOKEN")
     file = Path("../token-of-ann")
