@@ -45,6 +45,7 @@ class Publishing(Hub):
         self.held_before: str | None = None
         self.held_after: str | None = None
         self.reached, self.go = threading.Event(), threading.Event()
+        self.renamed: dict[str, str] = {}
         self.spaces: dict[str, dict[str, Any]] = {}
         self.stages = ["BUILDING", "RUNNING"]
         self.heads: list[str] = []
@@ -191,6 +192,9 @@ class HuggingFaceWriter(Writer):
 
     def model(self, repo: str, rest: str) -> None:
         server = self.server
+        if repo in server.renamed:
+            self.answer(307, b"", {"Location": f"{server.url}/api/models/{server.renamed[repo]}"})
+            return
         if repo not in server.refs or (repo in server.private and self.sent_token is None):
             self.refuse(401 if self.sent_token is None else 404, "Repository Not Found", "RepoNotFound")
             return

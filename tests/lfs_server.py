@@ -43,6 +43,7 @@ class LfsHost(GitHost):
         self.quota: int | None = None
         self.largest: int | None = None
         self.locks: dict[str, str] = {}  # path -> owner
+        self.moved: dict[str, str] = {}
         self.faults: list[Fault] = []
         self.cut_after: int | None = None  # bytes of one object, once
         self.pushed: Callable[[], None] | None = None  # called when an object begins to arrive
@@ -85,6 +86,11 @@ class LfsHandler(GitHandler):
                 self.body()
                 self.json(fault.status, {"message": f"injected {fault.status}"})
                 return
+        if repo in self.server.moved:
+            self.body()
+            place = self.path.replace(f"/{repo}.git", f"/{self.server.moved[repo]}.git")
+            self.answer(301, b"", {"Location": self.server.url + place})
+            return
         user = self.user()
         if user is None:
             self.body()

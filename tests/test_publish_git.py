@@ -267,6 +267,14 @@ def test_tokens_that_do_not_do(ftx: Any, host: LfsHost, adapter: Path, monkeypat
     assert ftx(*words(host, adapter)).code == 0
 
 
+def test_a_proxy_that_is_not_there(ftx: Any, host: LfsHost, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    result = ftx(*words(host, adapter))
+    assert (result.code, "cannot be reached" in result.err) == (5, True), result.err
+
+
 def test_a_token_in_a_file(ftx: Any, host: LfsHost, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENXLAB_TOKEN")
     file = Path("../token-of-ann")
@@ -282,6 +290,13 @@ def test_a_token_in_a_file(ftx: Any, host: LfsHost, adapter: Path, monkeypatch: 
 def test_no_such_repository_tells_the_steps(ftx: Any, host: LfsHost, adapter: Path) -> None:
     result = ftx(*words(host, adapter, "--repo", "ann/none"))
     assert (result.code, "1. Log in" in result.err, "none. Visibility" in result.err) == (5, True, True), result.err
+
+
+def test_a_repository_that_was_renamed(ftx: Any, host: LfsHost, adapter: Path) -> None:
+    host.new("ann/dogs")
+    host.moved[REPO] = "ann/dogs"
+    result = ftx(*words(host, adapter))
+    assert (result.code, "was renamed or moved" in result.err) == (5, True), result.err
 
 
 def test_quota_size_and_locks(ftx: Any, host: LfsHost, adapter: Path) -> None:

@@ -150,6 +150,15 @@ def test_someone_elses_name(ftx: Any, place: Place, adapter: Path) -> None:
     assert (result.code, "may not write to eve/cats" in result.err) == (5, True), result.err
 
 
+@pytest.mark.parametrize("place", ["huggingface"], indirect=True)
+def test_a_repository_that_was_renamed(ftx: Any, place: Place, adapter: Path) -> None:
+    place.server.add("ann/dogs", {".gitattributes": b"x"}, place.branch)
+    place.server.renamed[REPO] = "ann/dogs"
+    result = ftx(*place.words(adapter))
+    assert (result.code, "ann/cats on Hugging Face was renamed to ann/dogs" in result.err) == (5, True), result.err
+    assert set(place.files("ann/dogs")) == {".gitattributes"}
+
+
 def refused(ftx: Any, place: Place, folder: Path) -> str:
     """The one sentence of exit code 5; no receipt, no token told, nothing of the model on the hub."""
     result = ftx(*place.words(folder))

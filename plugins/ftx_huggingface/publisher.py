@@ -59,6 +59,8 @@ class HuggingFace(Publisher):
                 if error.response.status_code == 404:
                     return None
                 raise
+            if info.id != repo:
+                raise HubError(f"{repo} on {self.hub} was renamed to {info.id}: name that with --repo")
             if info.sha is None:
                 return Remote(None, {}, info.private)
             entries = api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type=self.repo_type)

@@ -103,9 +103,12 @@ def _show(plan: Prepared, console: Console) -> None:
     console.table(f"{event['kind']} -> {event['address']}", ("file", "bytes", ""), rows)
     if event["send_bytes"]:
         fast, slow = event["minutes"]
-        console.say(f"{event['send_bytes']:,} bytes to send: {fast} to {slow} minutes at 20 to 2 MB/s")
+        time = f": {fast} to {slow} minutes at 20 to 2 MB/s" if slow >= 1 else ""
+        console.say(f"{event['send_bytes']:,} bytes to send{time}")
     if licence := event["license"]:
         console.say(f"licence {licence['id']}; the base's: {licence['base'] or 'unknown'}")
+    if event["memory"]:
+        console.say(event["memory"]["sentence"])
     if event["left_behind"]:
         console.say(f"left behind, as it is not sealed: {', '.join(event['left_behind'])}")
     if event["unreachable"]:

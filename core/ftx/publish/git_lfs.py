@@ -44,6 +44,7 @@ OPTIONS = (
     "core.autocrlf=false",
     "gc.auto=0",
     "protocol.version=2",
+    "http.followRedirects=false",  # to another repository than the one that was named, or another host
     "http.lowSpeedLimit=1000",
     "http.lowSpeedTime=60",  # seconds below 1000 bytes a second until a connection counts as dead
     "lfs.activitytimeout=60",
@@ -195,7 +196,7 @@ class GitHost:
             return StorageError("no space left on this machine's disk; nothing was published")
         if any(sign in low for sign in UNAUTHORISED):
             return self._unauthorised()
-        if "quota" in low or "507" in low or "insufficient storage" in low:
+        if "quota" in low or "error: 507" in low or "insufficient storage" in low:
             return HubError(f"{self.hub} has no room for the files: {why}; free space there or ask for more")
         if "lock" in low and ("locked by" in low or "halted" in low or "unable to push locked" in low):
             return HubError(
@@ -209,6 +210,8 @@ class GitHost:
             return HubError(f"someone else changed {self.url} meanwhile; run the same command again")
         if "[422]" in low or "[413]" in low or "larger than" in low or "too large" in low:
             return HubError(f"{self.hub} refuses a file for its size: {why}")
+        if "redirect" in low or any(f"error: {status}" in low for status in (301, 302, 307, 308)):
+            return HubError(f"{self.url} was renamed or moved: look where it is now, and name that")
         if any(sign in low for sign in NO_REPOSITORY):
             return HubError(f"there is no repository {self.url}")
         if any(sign in low for sign in NO_CONNECTION):

@@ -23,6 +23,7 @@ from ftx.publish.gate import PUBLISHED, Consent, GateError
 from ftx.publish.licence import Licence, choose
 from ftx.publish.receipt import Published, now, published_at, read_published, write_published
 from ftx.publish.render import Subject, base_name, render
+from ftx.publish.sizing import need_of
 
 REPO = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 APP_STARTS = ("app.py", "Dockerfile", "index.html")
@@ -90,7 +91,13 @@ class Prepared:
             "send_bytes": sizes,
             "minutes": [round(sizes / 1e6 / speed / 60, 1) for speed in (FAST, SLOW)],
             "by_hand": list(self.publisher.by_hand(self.wish.repo, self.subject.kind)),
+            "memory": self._memory(),
         }
+
+    def _memory(self) -> dict[str, Any] | None:
+        """What an app of the model would need on this hub."""
+        need = need_of(self.subject.artifact, self.publisher.name) if self.subject.artifact else None
+        return {"gb": dict(need.gb), "tier": dict(need.tier), "sentence": need.sentence} if need else None
 
 
 def newest(folder: Path) -> Path:
