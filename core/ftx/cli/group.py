@@ -15,7 +15,7 @@ COMMANDS = {
     "plan": ("ftx.cli.plan:plan", "Print what train would do, without doing it."),
     "data": ("ftx.cli.data:data", "Look into data sets, convert, split and make them."),
     "merge": ("ftx.cli.merge:merge", "Merge an adapter into its base and check the result."),
-    "export": ("ftx.cli.export:export", "Write a whole model in another layout."),
+    "export": ("ftx.cli.export:export", "Write a whole model in another layout, or as GGUF."),
     "chat": ("ftx.cli.chat:chat", "Talk with a base, an adapter or a merged model."),
     "env": ("ftx.cli.env:env", "Environments of their own for plugins that need them."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
