@@ -22,7 +22,7 @@ from ftx import environments
 from ftx.data.conversation import Message
 from ftx.data.named import named_templates
 from ftx.errors import FtxError, OutOfMemory, RecipeError, StorageError
-from ftx.export.frames import frames_of
+from ftx.export.frames import frames_of, written
 from ftx.export.opened import open_whole
 from ftx.plugins import Registry, load_registry
 from ftx_lmdeploy.prepared import prepared
@@ -196,11 +196,22 @@ def test_the_arguments(registry: Registry) -> None:
     }
 
 
+def test_a_model_that_sees_is_served_with_its_template_as_json(registry: Registry) -> None:
+    what = served(BASE.with_name("vision_base"), registry)
+    config = json.loads((what.folder / "config.json").read_text("utf-8"))
+    assert config["architectures"] == ["InternVLForConditionalGeneration"]
+    values = json.loads(Path(what.template).read_text("utf-8"))
+    whole = open_whole(BASE.with_name("vision_base"), registry)
+    assert lmdeploys(values, CHAT) == written(whole.template, whole.tokenizer, CHAT)
+    assert (values["stop_words"], what.format) == (["</s>", "<|im_end|>"], "hf")
+
+
 def test_the_image_s_command_mounts_what_is_linked(registry: Registry) -> None:
     words = image_command(served(LLAMA, registry), Serving(port=4242), registry)
-    assert words.startswith("docker run --rm --gpus all --ipc=host -p 127.0.0.1:4242:4242 -v ")
+    assert words.startswith("docker run --rm --gpus all --ipc=host -p 127.0.0.1:4242:4242 -e FTX_API_KEY -v ")
     assert f"-v {LLAMA.resolve()}:{LLAMA.resolve()}:ro" in words
-    assert "serve api_server /model --server-name 0.0.0.0" in words
+    assert "start.py:/ftx_start.py:ro" in words
+    assert "python3 /ftx_start.py serve api_server /model --server-name 0.0.0.0" in words
 
 
 def lmdeploys(values: dict[str, Any], messages: Sequence[Message]) -> str:

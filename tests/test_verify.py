@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from conftest import chat
 from ftx.artifact import RECEIPT, Artifact, seal
 from ftx.console import Console
+from ftx.errors import VerificationError
 from ftx.export.merge import merge
 from ftx.export.proof import verify
 from ftx.export.quantised import method_of, quantization_of
@@ -66,11 +67,15 @@ def test_a_run_passes_and_leaves_receipts(run: Path, ftx: Callable[..., Any]) ->
     assert before is not None and before.passed  # merge wrote it
     result = ftx("verify", run, "--json")
     assert result.code == 0
-    assert [(event["form"], event["passed"]) for event in result.events] == [("adapter", True), ("merged", True)]
+    assert [(event["form"], event["passed"]) for event in result.events] == [
+        ("adapter", True),
+        ("the trainer's model", True),
+        ("merged", True),
+    ]
     for kind in ("adapter", "merged"):
         receipt = read_receipt(Artifact.open(run / kind))
         assert receipt is not None and receipt.passed
-        assert [form["form"] for form in receipt.forms] == ["adapter", "merged"]
+        assert [form["form"] for form in receipt.forms] == ["adapter", "the trainer's model", "merged"]
         assert receipt.probes[3].before == ["你是谁？", "我是小书。"]
 
 
@@ -247,7 +252,12 @@ def test_qlora_is_merged_as_training_saw_its_base(tmp_path: Path, ftx: Callable[
     metrics = Artifact.open(run / "merged").manifest["metrics"]
     assert metrics["max_logit_difference"] < 0.2 * metrics["max_logit_difference_of_stored_base"]
     result = ftx("verify", run, "--json")
-    assert [event["form"] for event in result.events] == ["adapter", "adapter on the base as stored", "merged"]
+    assert [event["form"] for event in result.events] == [
+        "adapter",
+        "the trainer's model",
+        "adapter on the base as stored",
+        "merged",
+    ]
     assert result.code == 0
     assert ftx("merge", run, "--into", "stored", "--out", tmp_path / "stored").code == 0
     ours, stored = (load_file(folder / "model.safetensors") for folder in (run / "merged", tmp_path / "stored"))
@@ -280,3 +290,21 @@ def test_what_is_no_form_is_refused(run: Path, ftx: Callable[..., Any], tmp_path
     result = ftx("verify", run, "http://127.0.0.1:9/v1")
     assert result.code == 5 and "does not answer" in result.err
     assert ftx("verify", run / "adapter", "--base", tmp_path / "gone").code == 2
+
+
+def test_an_adapter_that_is_not_what_was_trained_is_caught(run: Path, tmp_path: Path) -> None:
+    """Its files are whole and sealed, and not what the trainer held."""
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("merged", "checkpoints"))
+    folder = tmp_path / "run" / "adapter"
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = next(name for name in tensors if "lora_B" in name)
+    tensors[name] = tensors[name] + 0.5
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    manifest = Artifact.open(run / "adapter").manifest
+    seal(folder, "adapter", **{key: manifest[key] for key in ("plan", "base", "data", "metrics")})
+    _, finding = verify(tmp_path / "run", load_registry("none"))
+    assert finding.form == "the trainer's model"
+    assert "logits differ by" in finding.problems[0]
+    (tmp_path / "run" / "trainer.safetensors").write_bytes(b"{}")
+    with pytest.raises(VerificationError, match="cannot be read"):
+        verify(tmp_path / "run", load_registry("none"))

@@ -87,10 +87,15 @@ def _storage(target: Path, error: OSError | SafetensorError) -> StorageError:
 
 def write_text(target: Path, text: str) -> None:
     """Write a text file whole, UTF-8. Raises StorageError."""
+    write_bytes(target, text.encode("utf-8"))
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write a file whole. Raises StorageError."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

@@ -60,8 +60,9 @@ def _link(source: Path, folder: Path) -> None:
 
 def write_tokenizer(whole: Whole, folder: Path) -> None:
     """The tokenizer with all its words and nothing that it puts before a text: the template does that."""
-    whole.tokenizer.hf.save_pretrained(str(folder))
     path = folder / "tokenizer.json"
+    if not path.is_file():  # a layout may have brought words of its own, as for pictures
+        whole.tokenizer.hf.save_pretrained(str(folder))
     stored: dict[str, Any] = read_json(path)
     write_json(path, {**stored, "post_processor": None})
     config = read_json(folder / "tokenizer_config.json")

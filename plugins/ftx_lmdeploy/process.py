@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import FrameType
+from contextlib import suppress
 
 from ftx.environments import own_variables
 from ftx.errors import FtxError, OutOfMemory, RecipeError, StorageError
@@ -60,10 +60,11 @@ class Child:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def ask_to_end(self, number: int, frame: FrameType | None = None) -> None:
+    def ask_to_end(self, number: int) -> None:
         """Hand the signal over to the process and all its own."""
         if not self.ended:
-            os.killpg(self._process.pid, number)
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     def wait(self, seconds: float | None = None) -> int:
         """Its exit code. Raises subprocess.TimeoutExpired."""

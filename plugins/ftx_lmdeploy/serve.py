@@ -21,6 +21,7 @@ from ftx.export.opened import open_whole
 from ftx_lmdeploy import NAME
 from ftx_lmdeploy.prepared import is_awq, prepared
 from ftx_lmdeploy.process import Child
+from ftx_lmdeploy.start import KEY
 from ftx_lmdeploy.template import chat_template
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 START = Path(__file__).with_name("start.py")
 TEMPLATE = "lmdeploy_template.json"
-HEALTH_SECONDS = 0.5  # between two questions whether the server is up
-IN_IMAGE = "/model"
+LOOK_SECONDS = 0.5  # between two looks at whether the server is up, or still there
+IN_IMAGE, START_IN_IMAGE = "/model", "/ftx_start.py"
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,15 @@ def image_command(what: Served, how: Serving, registry: Registry) -> str:
     image = named(NAME, registry).image or ""
     inside = arguments(what, Serving(**{**vars(how), "host": "0.0.0.0"}), IN_IMAGE)  # noqa: S104  (the container's own)
     links = sorted({str(path.resolve().parent) for path in what.folder.iterdir() if path.is_symlink()})
-    mounts = [f"{what.folder}:{IN_IMAGE}:ro", *(f"{folder}:{folder}:ro" for folder in links)]
+    mounts = [
+        f"{what.folder}:{IN_IMAGE}:ro",
+        f"{START}:{START_IN_IMAGE}:ro",
+        *(f"{folder}:{folder}:ro" for folder in links),
+    ]
     volumes = [word for mount in mounts for word in ("-v", mount)]
     port = f"{how.host}:{how.port}:{how.port}"
-    return shlex.join(
-        ["docker", "run", "--rm", "--gpus", "all", "--ipc=host", "-p", port, *volumes, image, NAME, *inside]
-    )
+    docker = ["docker", "run", "--rm", "--gpus", "all", "--ipc=host", "-p", port, "-e", KEY, *volumes, image]
+    return shlex.join([*docker, "python3", START_IN_IMAGE, *inside])
 
 
 def serve(
@@ -120,12 +124,14 @@ def serve(
     before = {number: signal.signal(number, hand_over) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         address = f"http://{how.host}:{how.port}"
-        while not child.ended and not _answers(how):
-            asked.wait(HEALTH_SECONDS)
-        if not child.ended:
+        while not (child.ended or asked.is_set() or _answers(how)):
+            asked.wait(LOOK_SECONDS)
+        if not (child.ended or asked.is_set()):
             up(f"{address}/v1")
-        child.wait()
+        while not (child.ended or asked.is_set()):
+            asked.wait(LOOK_SECONDS)
         if not asked.is_set():
+            child.wait()
             raise child.failure("the server ended")
     finally:
         child.stop()

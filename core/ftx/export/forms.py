@@ -44,8 +44,8 @@ class Said:
     included; `steps`: float32 [tokens of the answer, words], what each of them was chosen by.
     """
 
-    text: str
-    stopped: bool
+    text: str | None = None
+    stopped: bool = False
     prompt: list[int] | None = None
     logits: torch.Tensor | None = None
     ids: list[int] | None = None
@@ -78,16 +78,26 @@ class Loaded(Form):
     places: Path  # a folder for the drawn picture
 
     def say(self, probe: Probe, max_new_tokens: int) -> Said:
-        import torch
-
-        messages = self._messages(probe)
-        prompt, inputs = self._inputs(messages)
-        with torch.inference_mode():
-            logits = self.model(input_ids=prompt, attention_mask=torch.ones_like(prompt), **inputs).logits[0, -KEPT:]
+        prompt, inputs = self._inputs(self._messages(probe))
+        logits = self._logits(prompt, inputs)
         ids, steps = self._greedy(prompt, inputs, max_new_tokens)
         stopped = bool(ids) and ids[-1] in self.stops
         text = self.tokenizer.decode(ids[:-1] if stopped else ids)
-        return Said(text, stopped, prompt[0].tolist(), logits.float().cpu(), ids, steps)
+        return Said(text, stopped, prompt[0].tolist(), logits, ids, steps)
+
+    def read(self, probe: Probe) -> tuple[list[int], torch.Tensor]:
+        """The prompt's ids and the logits at its end, as `Said` has them, without an answer."""
+        prompt, inputs = self._inputs(self._messages(probe))
+        return prompt[0].tolist(), self._logits(prompt, inputs)
+
+    def _logits(self, prompt: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        import torch
+
+        with torch.inference_mode():
+            logits: torch.Tensor = self.model(
+                input_ids=prompt, attention_mask=torch.ones_like(prompt), **inputs
+            ).logits[0, -KEPT:]
+        return logits.float().cpu()
 
     def _messages(self, probe: Probe) -> list[Message]:
         head = [Message("system", probe.system)] if probe.system else []
@@ -208,6 +218,17 @@ def drawn_file(folder: Path) -> Path:
     if not path.exists():
         drawn().save(path)
     return path
+
+
+@dataclass
+class Recorded(Form):
+    """What was written down of a model that is gone: prompts and logits by probe."""
+
+    name: str
+    said: dict[str, Said]
+
+    def say(self, probe: Probe, max_new_tokens: int) -> Said:
+        return self.said.get(probe.key, Said())
 
 
 @dataclass

@@ -24,8 +24,9 @@ class Probe:
     image: str | None = None
 
     @property
-    def question(self) -> str:
-        return self.turns[-1]
+    def key(self) -> str:
+        """Tells one probe from another, also between versions of ftx."""
+        return json.dumps([self.turns, self.system, self.image], ensure_ascii=False)
 
 
 TEXT = (

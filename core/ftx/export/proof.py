@@ -27,6 +27,7 @@ from ftx.export.verify import (
     write_receipts,
 )
 from ftx.plan import find_family
+from ftx.train.witness import read_witness
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
@@ -77,7 +78,8 @@ def verify(
     subject = find_subject(path, registry, base, options or {})
     with tempfile.TemporaryDirectory(prefix="ftx-verify-") as places:
         trained, first = _reference(subject, probes, max_new_tokens, Path(places))
-        findings = [first, *_beside(subject, trained, Path(places))]
+        witness = read_witness(subject.folder.parent) if subject.artifact else None
+        findings = [first, *([compare(trained, witness)] if witness else []), *_beside(subject, trained, Path(places))]
         findings += [_other(other, subject, trained, registry, Path(places), key) for other in others]
     sealed = [subject.folder, subject.merged, *(Path(other) for other in others)]
     write_receipts([p for p in sealed if p and (p / MANIFEST).is_file()], trained, findings)

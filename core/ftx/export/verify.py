@@ -125,7 +125,8 @@ def _logits_problem(finding: Finding, trained: Trained, expected: Said, said: Sa
     ours, theirs = expected.logits.shape[-1], said.logits.shape[-1]
     if ours != theirs:
         return f"it chooses among {theirs:,} words where training had {ours:,}: its vocabulary was padded or cut"
-    difference = float((expected.logits - said.logits).abs().max())
+    kept = min(len(expected.logits), len(said.logits))
+    difference = float((expected.logits[-kept:] - said.logits[-kept:]).abs().max())
     finding.difference = max(difference, finding.difference or 0.0)
     if difference <= trained.tolerance * trained.scale:
         return None
@@ -137,7 +138,7 @@ def _logits_problem(finding: Finding, trained: Trained, expected: Said, said: Sa
 
 def _text_problem(finding: Finding, trained: Trained, expected: Said, said: Said, where: str) -> str | None:
     """Why the answers differ; a choice between words that were as good as each other is noted alone."""
-    if (said.text, said.stopped) == (expected.text, expected.stopped):
+    if said.text is None or expected.text is None or (said.text, said.stopped) == (expected.text, expected.stopped):
         return None
     tokenizer = trained.tokenizer
     ours, theirs = expected.ids or [], said.ids
@@ -223,7 +224,13 @@ def write_receipts(folders: Iterable[Path], trained: Trained, findings: Sequence
     forms = [finding.as_dict() for finding in findings]
     probes = [
         Probed(
-            probe.turns[-1], probe.system, probe.image, said.prompt or [], said.text, said.stopped, [*probe.turns[:-1]]
+            probe.turns[-1],
+            probe.system,
+            probe.image,
+            said.prompt or [],
+            said.text or "",
+            said.stopped,
+            [*probe.turns[:-1]],
         )
         for probe, said in zip(trained.probes, trained.said, strict=True)
     ]

@@ -77,7 +77,7 @@ class Asker:
         if self._asked is None or not self.due(step):
             return 0.0
         began = time.monotonic()
-        with _as_in_chat(self._model, self._path):
+        with as_in_chat(self._model, self._path):
             talk = self._talk(self._asked)
             for number, question in enumerate(self._asked.questions):
                 self._record(talk, step, number, question)
@@ -116,7 +116,7 @@ class Asker:
 
 
 @contextmanager
-def _as_in_chat(model: PreTrainedModel, path: FastPath) -> Iterator[None]:
+def as_in_chat(model: PreTrainedModel, path: FastPath) -> Iterator[None]:
     """The model out of training, with an attention that knows what was said before; all put back at the end."""
     import torch
 

@@ -21,6 +21,7 @@ from ftx.train.optimizer import make_optimizer
 from ftx.train.path import FastPath, adopt, speed_up
 from ftx.train.schedule import rate, step_seed
 from ftx.train.signals import stop_on_signals
+from ftx.train.witness import write_witness
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +92,7 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
             if stopping and not last:
                 raise Interrupted(f"stopped after step {step + 1} of {plan.steps}; go on with --resume auto")
     if run.main:
+        write_witness(run, accelerator.unwrap_model(model), path, accelerator)
         _finish(run, accelerator.unwrap_model(model), start)
     accelerator.wait_for_everyone()
     return Artifact.open(run.folder / plan.method.produces)
