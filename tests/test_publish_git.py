@@ -106,6 +106,21 @@ def test_a_plain_clone_is_clean(ftx: Any, host: LfsHost, merged: Path, tmp_path:
     assert tracked == ["model.safetensors", "tokenizer.model"]
 
 
+def test_an_app_with_its_own_attributes(
+    ftx: Any, host: LfsHost, tmp_path: Path, merged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = tmp_path / "app"
+    (app / "model").mkdir(parents=True)
+    (app / "app.py").write_text("import gradio\n", "utf-8")
+    (app / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n", "utf-8")
+    shutil.copyfile(merged / "model.safetensors", app / "model" / "model.safetensors")
+    common = ("publish", "git", app, "--repo", REPO, "--yes", "--json", "--set", f"host={host.url}")
+    monkeypatch.setenv("FTX_GIT_USER", "ann")
+    monkeypatch.setenv("FTX_GIT_TOKEN", TOKEN)
+    assert ftx(*common).code == 0
+    assert set(host.contents(REPO)) == {"app.py", ".gitattributes", "model/model.safetensors"}
+
+
 def test_large_files_are_linked_and_not_copied(
     ftx: Any, host: LfsHost, merged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

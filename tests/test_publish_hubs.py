@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,6 +291,19 @@ def app(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("place", ["huggingface"], indirect=True)
 class TestSpaces:
+    def test_an_app_with_its_model(self, ftx: Any, place: Place, app: Path, merged: Path) -> None:
+        shutil.copytree(merged, app / "model")
+        for name in ("ftx.json", "verify.json"):
+            (app / "model" / name).unlink()
+        (app / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n", "utf-8")
+        (app / "documents").mkdir()
+        (app / "documents" / "a.txt").write_text("The home of root is /root, that of ann /home/ann.\n", "utf-8")
+        result = ftx(*place.words(app))
+        assert result.code == 0, result.err
+        assert place.files()["model/model.safetensors"] == (merged / "model.safetensors").read_bytes()
+        (app / "model" / "notes.py").write_text("x = 1\n", "utf-8")
+        assert "model/notes.py is not among the files that may leave with an app" in ftx(*place.words(app)).err
+
     def test_an_app_becomes_a_private_space_and_runs(self, ftx: Any, place: Place, app: Path) -> None:
         result = ftx(*place.words(app, "--set", "hardware=t4-small"))
         assert result.code == 0, result.err

@@ -77,7 +77,10 @@ APP = (
     "NOTICE*",
     ".streamlit/config.toml",
     ".dockerignore",
+    ".gitattributes",
+    ".gitignore",
 )
+APP_MODEL = "model"  # the folder of the model that an app carries
 DATA = ("*.jsonl", "*.parquet", "*.csv", "*.tsv", "*.xlsx", "*.arrow", "*.jsonl.gz", "*.jsonl.zst")
 
 # Names that stop a publishing wherever they lie, with what they are.
@@ -216,6 +219,8 @@ def allowed(name: str, kind: str, consent: Consent) -> bool:
     patterns = [*(APP if kind == "app" else MODEL)]
     patterns += PICKLES if consent.pickles else ()
     patterns += DATA if consent.data else ()
+    if kind == "app" and PurePosixPath(name).parts[0] == APP_MODEL:
+        return allowed(PurePosixPath(name).name, "model", consent)
     if kind != "app" and "/" in name:
         return consent.data and _matches(name, DATA)
     return _matches(name, patterns)
@@ -370,7 +375,8 @@ def _local(text: str, places: Sequence[str] | None, described: bool) -> str | No
     if places is None:
         return None
     for place in places:
-        if place in text:
+        # A short one, as /root, is a word that any text may use.
+        if place in text and (described or place.count("/") > 1):
             return place
     found = LOCAL_PATH.search(text) if described else None
     return found[0] if found else None

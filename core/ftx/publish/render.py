@@ -56,6 +56,9 @@ def render(
         _refuse_changed(subject.artifact, files)
         _describe(subject.artifact, publisher, repo, base_repo, licence, out, files)
     publisher.render(repo, subject.kind, out)
+    for name in publisher.keeps:
+        (out / name).unlink(missing_ok=True)
+    files = {name: about for name, about in files.items() if name not in publisher.keeps}
     return _again(out, files)
 
 

@@ -26,7 +26,7 @@ from ftx.publish.render import Subject, base_name, render
 from ftx.publish.sizing import need_of
 
 REPO = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
-APP_STARTS = ("app.py", "Dockerfile", "index.html")
+APP_STARTS = ("app.json", "app.py", "Dockerfile", "index.html")
 # What hubs put into a repository that was just made on their web page.
 SEEDS = (".gitattributes", ".gitignore", "README.md", "LICENSE", "configuration.json")
 DEPTH = 4  # folders below the current one in which a sealed artefact is looked for
