@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ftx.artifact import Artifact
 from ftx.contracts import ModelFamily, TrainMethod
 from ftx.errors import ModelError
-from ftx.fast.weight import dense, stored_as
 from ftx.plan import configured
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ def seen_base(family: ModelFamily, base: Path, quantization: Any) -> Seen:
     """Parameters of `base` rounded as `quantization` rounds them, made one at a time on a CPU."""
     import torch
 
+    from ftx.fast.weight import dense, stored_as
+
     model = family.load(base, dtype=torch.float32, device="cpu", attention="sdpa", quantization=quantization)
     layers = {f"{name}.weight": layer for name, layer in model.named_modules() if stored_as(layer) in ("nf4", "int8")}
 
@@ -67,6 +68,8 @@ DAMAGED = 0.25
 
 def layer_problems(model: PreTrainedModel, family: ModelFamily, folder: Path) -> Iterator[str]:
     """Quantised layers of `model` that are not what the model in `folder` holds, rounded. One sentence each."""
+    from ftx.fast.weight import stored_as
+
     layers = {f"{name}.weight": layer for name, layer in model.named_modules() if stored_as(layer) in ("nf4", "int8")}
     if not layers:
         return
@@ -83,6 +86,8 @@ def layer_problems(model: PreTrainedModel, family: ModelFamily, folder: Path) ->
 def _moved(layer: Any, weight: torch.Tensor) -> float:
     """Root mean square of what rounding moved, as a share of that of the weights."""
     import torch
+
+    from ftx.fast.weight import dense
 
     weight = weight.float()
     off = dense(layer, torch.float32)[0].to(weight.device) - weight
