@@ -153,7 +153,7 @@ def test_the_whole_app_carries_a_model_without_code(chat_app: Path) -> None:
     held = {path.name for path in (chat_app / "model").iterdir()}
     assert held == {
         "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-        "tokenizer_config.json",
+        "tokenizer.model", "tokenizer_config.json",
     }  # fmt: skip
     config = json.loads((chat_app / "model/config.json").read_text())
     assert config["model_type"] == "llama"
@@ -214,7 +214,7 @@ def test_pictures_are_seen_as_by_ftx(vision_app: Path, app_code: Any, tmp_path: 
     for size, mode in [((224, 112), "RGB"), ((90, 300), "RGBA"), ((400, 400), "L")]:
         path = tmp_path / f"{mode}.png"
         Image.effect_noise(size, 90).convert(mode).save(path)
-        question = talk._question("What is it?", [path])
+        question = talk.question("What is it?", [path])
         ids, seen = talk._shown([question])
         asked = app_code(vision_app, "history").message_of("user", {"text": "What is it?", "files": [str(path)]})
         theirs, pixels = model.ids([asked])

@@ -60,8 +60,8 @@ def test_history_reaches_the_model_and_reset_forgets_it(run: Path) -> None:
 
     talk = open_talk(run, load_registry("none"))
     seen: list[list[int]] = []
-    generate = talk._generate
-    talk._generate = lambda said, *rest: (seen.append(talk._shown(said)[0]), generate(said, *rest))[1]  # type: ignore[method-assign]
+    answer = talk.answer
+    talk.answer = lambda said, *rest: (seen.append(talk._shown(said)[0]), answer(said, *rest))[1]  # type: ignore[method-assign]
     for question in ("你好", "你好"):
         talk.ask(question, Sampling())
     assert len(talk.history) == 4

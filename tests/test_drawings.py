@@ -29,6 +29,7 @@ from ftx.errors import VerificationError
 from ftx.plugins import load_registry
 from ftx.pretrained import load_tokenizer
 from ftx.recipe import written as read_recipe
+from ftx.report import page
 from ftx.talk import Answer, Sampling, open_talk
 from ftx_internlm2.layout import InternLM2Layout
 from ftx_quickstart import (
@@ -42,7 +43,6 @@ from ftx_quickstart import (
     scenes,
 )
 from ftx_quickstart.first_run import BASE
-from ftx_quickstart.page import Page, Section, Shown, Titled, Total, render
 from ftx_quickstart.scenes import Group, Scene
 from ftx_quickstart.vision_config import ADDED_TOKENS, TILE, VISION
 from ftx_sources.files import Files
@@ -511,19 +511,25 @@ class Reader(HTMLParser):
 EVIL = "<script>alert(1)</script>\"'&"
 
 
-def a_page(text: str = "a 图", losses: tuple[float, ...] = (2.0, 1.0, 0.5)) -> Page:
-    both = Titled(text, text)
+def a_page(text: str = "a 图", losses: tuple[float, ...] = (2.0, 1.0, 0.5)) -> str:
+    both = page.Titled(text, text)
     png = io.BytesIO()
     scenes.picture(TWO).save(png, "PNG")
-    asked = Shown(png.getvalue(), text, text, text, text, text, text, False, True)
-    bare = replace(asked, picture=None)
-    return Page(
-        both, both, [(text, text)], losses, [Total(both, text, text)], [Section(both, [asked, bare])], [(text, text)]
-    )
+    bare = page.Asked(text, [page.Said(text, False, text), page.Said(text, True)], text, lang=text)
+    asked = replace(bare, pictures=[png.getvalue()], alt=text)
+    blocks = [
+        page.table([both], [(both, [text])]),
+        page.answers([both, both], [asked, bare]),
+        page.curves([page.Line(text, list(enumerate(losses, 1)))]),
+        page.settings([(text, text)]),
+        page.commands([(text, text)]),
+        page.sentences([text]),
+    ]
+    return page.render(both, both, [page.Block(both, block) for block in blocks])
 
 
 def test_the_page_is_well_formed_and_self_contained() -> None:
-    html = render(a_page())
+    html = a_page()
     seen = Reader(html)
     assert html.startswith("<!DOCTYPE html>")
     assert "script" not in seen.tags and "link" not in seen.tags and "iframe" not in seen.tags
@@ -536,11 +542,11 @@ def test_the_page_is_well_formed_and_self_contained() -> None:
     assert head == "data:image/png;base64"
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == TWO.size
     assert seen.text.count("right") >= 1 and seen.text.count("wrong") >= 1
-    assert render(a_page()) == html
+    assert a_page() == html
 
 
 def test_every_text_of_the_page_is_escaped() -> None:
-    html = render(a_page(EVIL))
+    html = a_page(EVIL)
     seen = Reader(html)
     assert seen.tags["script"] == 0 and "<script" not in html
     assert seen.images[0]["alt"] == EVIL
@@ -549,7 +555,7 @@ def test_every_text_of_the_page_is_escaped() -> None:
 
 @pytest.mark.parametrize("losses", [(), (1.0,), (0.0, 0.0), tuple(1 / (i + 1) for i in range(300))])
 def test_the_curve_stands_for_any_number_of_losses(losses: tuple[float, ...]) -> None:
-    html = render(a_page(losses=losses))
+    html = a_page(losses=losses)
     points = re.findall(r'points="([^"]*)"', html)
     assert len(points) == bool(losses)
     for x, y in (point.split(",") for line in points for point in line.split()):
@@ -588,14 +594,14 @@ def test_the_page_of_a_run_shows_all_probes(tmp_path: Path) -> None:
     run = picture_run.PictureRun(
         tmp_path, answers(EVIL), answers(None), [2.0, 0.1], Artifact(tmp_path / "run" / "merged", {})
     )
-    page = picture_report.show(run, Console(quiet=True))
-    seen = Reader(page.read_text("utf-8"))
+    shown = picture_report.show(run, Console(quiet=True))
+    seen = Reader(shown.read_text("utf-8"))
     assert len(seen.images) == 32
     assert all(image["alt"] for image in seen.images)
     for probe in (*captions.caption_probes(), *captions.skill_probes()):
         assert probe.pair.question in seen.text and probe.pair.answer in seen.text
     assert "{name: lora, rank: 16, dropout: 0.0, projector: frozen}" in seen.text
-    assert page.stat().st_size < 400_000
+    assert shown.stat().st_size < 400_000
 
 
 def test_the_recipe_of_the_run_is_read(tmp_path: Path) -> None:
@@ -656,6 +662,6 @@ def test_a_short_second_quickstart_from_end_to_end(tmp_path: Path, monkeypatch: 
     assert result.merged.kind == "merged"
     with pytest.raises(VerificationError, match="in the new style"):
         result.prove()
-    page = picture_report.show(result, Console(quiet=True)).read_text("utf-8")
-    assert page.count("data:image/png;base64,") == 5
-    assert all(answer.text in html.unescape(page) for answer in (*result.before.captions, *result.after.captions))
+    shown = picture_report.show(result, Console(quiet=True)).read_text("utf-8")
+    assert shown.count("data:image/png;base64,") == 5
+    assert all(answer.text in html.unescape(shown) for answer in (*result.before.captions, *result.after.captions))

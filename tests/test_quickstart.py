@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def test_quickstart_teaches_the_name_and_forgets_little(name: str, ftx: Any, tmp
     assert seen["probes_right_after"] >= 0.8
     assert seen["stopped_after"] == 1
     folder = tmp_path / "runs" / "quickstart"
+    page = html.unescape(Path(seen["page"]).read_text("utf-8"))
+    assert all(answer in page for answer in (*seen["before"], *seen["after"]))
     assert json.loads((folder / "run" / "merged" / "ftx.json").read_text())["kind"] == "merged"
     assert ftx("plan", folder / "recipe.yaml", "--out", "again").code == 0
     assert free_folder(Path("runs")) == Path("runs/quickstart-2")

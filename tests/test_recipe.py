@@ -54,7 +54,7 @@ def problems(path: Path) -> list[str]:
     [
         ("modle", "x", "modle ({file}): unknown key; did you mean 'model'?"),
         ("trian", 3, "trian ({file}): unknown key; did you mean 'train'?"),
-        ("zzz", 3, "zzz ({file}): unknown key; known: data, family, method, model, out, template, train"),
+        ("zzz", 3, "zzz ({file}): unknown key; known: data, eval, family, method, model, out, template, train"),
         ("train__epoch", 1.0, "train.epoch ({file}): unknown key; did you mean 'epochs'?"),
         ("train__LR", 1.0, "train.LR ({file}): unknown key; known: "),
         ("data__max_len", 64, "data.max_len ({file}): unknown key; did you mean 'max_length'?"),
@@ -420,7 +420,7 @@ def test_the_schema_holds_the_options_of_every_method(ftx: Any) -> None:
     shown: Result = ftx("plan", "--schema")
     assert (shown.code, shown.err) == (0, "")
     schema = json.loads(shown.out)
-    assert set(schema["properties"]) == {"family", "model", "method", "template", "data", "train", "out"}
+    assert set(schema["properties"]) == {"family", "model", "method", "template", "data", "train", "eval", "out"}
     registry = load_registry("none")
     named = {
         option["properties"]["name"]["const"]: set(option["properties"])

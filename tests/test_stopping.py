@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ftx.run import checkpoints_in, losses
+from ftx.run import checkpoints_in, events, losses
 
 # Runs `ftx` with a plugin whose body the test gives; `step` is the step just done.
 PROGRAM = """
@@ -172,8 +172,10 @@ def test_two_processes_compute_what_one_does(ftx: Any, tiny: Path, tmp_path: Pat
     data = write_rows(tmp_path / "rows.jsonl", 9)
     more = ["--max-steps", 5, "--global-batch-size", 4, "--micro-batch-size", 1, "--lr", "5e-3"]
     assert ftx("train", "--model", tiny, "--data", data, "--out", tmp_path / "one", *more).code == 0
-    done = torchrun("train", "--model", tiny, "--data", data, "--out", tmp_path / "two", *more)
+    asked = ["--set", "eval.questions=hello", "--set", "eval.every=2", "--set", "eval.max_new_tokens=3"]
+    done = torchrun("train", "--model", tiny, "--data", data, "--out", tmp_path / "two", *more, *asked)
     assert done.returncode == 0, done.stderr
+    assert [e["step"] for e in events(tmp_path / "two") if e["event"] == "sample"] == [0, 2, 4, 5]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert list(two) == [1, 2, 3, 4, 5]
     assert list(two.values()) == pytest.approx(list(one.values()), abs=1e-6)

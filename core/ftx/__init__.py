@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 from ftx.contracts import (
     AppModel,
     AppTemplate,
+    Bundle,
     DataFormat,
     DataSource,
     ImageProcessor,
@@ -16,6 +17,7 @@ from ftx.contracts import (
     Part,
     Publisher,
     Record,
+    Remote,
     RemoteFile,
     TrainMethod,
 )
@@ -26,6 +28,7 @@ from ftx.hookspecs import hookimpl
 __all__ = [
     "AppModel",
     "AppTemplate",
+    "Bundle",
     "Conversation",
     "DataError",
     "DataFormat",
@@ -43,6 +46,7 @@ __all__ = [
     "Publisher",
     "RecipeError",
     "Record",
+    "Remote",
     "RemoteFile",
     "RowError",
     "TrainMethod",

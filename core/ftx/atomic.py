@@ -50,6 +50,8 @@ def _open_up(temporary: Path) -> None:
     """Give what is written the permissions of ordinary files: some writers make them private."""
     mask = ~_umask()
     for path in (temporary, *temporary.rglob("*")):
+        if path.is_symlink():  # what it points to is not ours
+            continue
         path.chmod((0o777 if path.is_dir() else 0o666) & mask)
 
 

@@ -130,12 +130,45 @@ class Console:
             eta = f"{event['eta_s']:.0f} s"
             self.say(f"step {event['step']}/{event['steps']}  loss {loss}  {speed} tok/s  ETA {eta}")
 
+    def _show_sample(self, event: Mapping[str, Any]) -> None:
+        cut = "" if event["stopped"] else " [cut off]"
+        self.say(f"step {event['step']}  {event['question']} -> {event['answer']}{cut}")
+
+    def _show_sending(self, event: Mapping[str, Any]) -> None:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if not self.rich.is_terminal:
+            return
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("sent"), DownloadColumn(), BarColumn(), TimeRemainingColumn(), console=self.rich
+            )
+            self._task = self._progress.add_task("send", total=event["total"])
+            self._progress.start()
+        if self._task is not None:
+            self._progress.update(self._task, completed=event["sent"])
+
+    def _show_published(self, event: Mapping[str, Any]) -> None:
+        self.close()
+        what = f"{event['sent_files']} files sent" if event["sent_files"] else "it was all there already"
+        seen = "public" if event["public"] else "private"
+        self.say(f"{event['address']} holds it at {event['revision'][:12]}, {seen}; {what}")
+        for step in event["by_hand"]:
+            self.say(step)
+
     def _show_resumed(self, event: Mapping[str, Any]) -> None:
         self.say(f"resumed after step {event['step']} from {event['checkpoint']}")
 
     def _show_finished(self, event: Mapping[str, Any]) -> None:
         self.close()
         self.say(f"{event['kind']} sealed in {event['artifact']} after {event['seconds']:.1f} s")
+
+    def _show_verified(self, event: Mapping[str, Any]) -> None:
+        difference = event["max_logit_difference"]
+        off = "" if difference is None else f"; logits differ by at most {difference:.2g}"
+        self.say(f"{event['form']}: {'as trained' if event['passed'] else 'NOT as trained'}{off}")
+        for note in event["notes"]:
+            self.say(f"  note: {note}")
 
     def _show_merged(self, event: Mapping[str, Any]) -> None:
         self.say(

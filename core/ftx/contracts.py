@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -328,28 +328,99 @@ class AppTemplate(Part, ABC):
 class Publisher(Part, ABC):
     """A place that artefacts are published to. The fields are its options; a token is never one of them.
 
-    The road is the same for all: the files are chosen and checked by the gate, `plan` says what would be done,
-    `push` does it and can be run again after any interruption, `listed` is compared with what was to be sent.
+    The road is the same for all (`ftx.publish.road`): the files are rendered and checked by the gate, `listed` says
+    what is there already, `push` sends what is missing and can be run again after any interruption, and what is
+    `listed` anew is compared with what was to be sent. Making it public is a step of its own, the last one.
     """
 
     kind = "publisher"
+    hub: ClassVar[str]  # what people call the place
+    # Files that the hub itself puts into its repositories and that are not compared.
+    keeps: ClassVar[Sequence[str]] = (".gitattributes",)
+    # Kinds of artefacts it takes: "adapter", "merged", "model", "app".
+    takes: ClassVar[Sequence[str]] = ("adapter", "merged", "model")
+
+    def for_kind(self, kind: str) -> Publisher:
+        """This publisher, or the one of the same plugin that artefacts of that kind go by."""
+        return self
 
     @abstractmethod
-    def listed(self, repo: str) -> Mapping[str, RemoteFile] | None:
-        """The files of the remote's `repo` by path; None when there is no such repository. Raises HubError."""
+    def address(self, repo: str) -> str:
+        """The repository's page, for people."""
+
+    def front_matter(self, card: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The model card's head as this hub wants it, from Hugging Face's form."""
+        return card
+
+    def render(self, repo: str, kind: str, folder: Path) -> None:
+        """Add to the rendered files in `folder` what this hub alone needs."""
 
     @abstractmethod
-    def push(self, repo: str, folder: Path, files: Sequence[str], message: str, *, private: bool) -> str:
-        """Make `repo` hold exactly `files` of `folder`, creating it where need be; the revision. Raises HubError."""
+    def listed(self, repo: str, revision: str | None = None) -> Remote | None:
+        """What the remote's `repo` holds at `revision` (a branch, tag or commit), by default now.
 
-    def by_hand(self, repo: str) -> Sequence[str]:
-        """What must be clicked on the web page, step by step, each with the values to type."""
+        None when there is no such repository. Raises HubError.
+        """
+
+    @abstractmethod
+    def fetch(self, repo: str, remote: Remote, folder: Path) -> None:
+        """Write the files of what was listed into `folder`, where those of a broken download may lie. Raises HubError.
+
+        They are compared with the listing by who asks; what else is left there is removed.
+        """
+
+    @abstractmethod
+    def push(self, repo: str, bundle: Bundle, remote: Remote | None, sent: Callable[[int], None]) -> str:
+        """Make `repo` hold exactly the bundle's files, creating it as a private one where need be; the revision.
+
+        `remote` is what was listed before: when it is no longer so, nothing is changed. `sent` gets the bytes sent so
+        far. Raises HubError.
+        """
+
+    def await_start(self, repo: str) -> None:
+        """Wait until an app that the hub runs is running. Raises HubError with the end of its log when it does not."""
+
+    def make_public(self, repo: str) -> Sequence[str]:
+        """Let everyone see `repo`; the steps that are left to do by hand. Raises HubError."""
+        return ()
+
+    def by_hand(self, repo: str, kind: str) -> Sequence[str]:
+        """What must be clicked on the web page before the files can be sent, each step with the values to type."""
         return ()
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as a hub lists it: `sha256` of its content, None where the hub does not tell."""
+    """A file as a hub lists it. Where it does not tell the `sha256` of the content, it tells git's id of it."""
 
     size: int
     sha256: str | None
+    git_id: str | None = None
+
+    def same_as(self, other: RemoteFile) -> bool:
+        """Whether both are known to have the same content."""
+        if self.size != other.size:
+            return False
+        if self.sha256 and other.sha256:
+            return self.sha256 == other.sha256
+        return self.git_id is not None and self.git_id == other.git_id
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository as it is on the hub. `private` is None where the hub does not tell."""
+
+    revision: str | None
+    files: Mapping[str, RemoteFile]
+    private: bool | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The files to be sent: they are all that `folder` holds. `removed` are those to be taken off the remote."""
+
+    folder: Path
+    files: Mapping[str, RemoteFile]
+    kind: str
+    message: str
+    removed: Sequence[str] = ()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ftx.artifact import Artifact
     from ftx.cli.group import CommandGroup
     from ftx.contracts import AppTemplate, DataFormat, DataSource, ModelFamily, Publisher, TrainMethod
+    from ftx.environments import Environment
     from ftx.plan import Plan
     from ftx.run import Run
 
@@ -54,6 +55,14 @@ def ftx_publishers() -> Iterable[type[Publisher]]:
 @hookspec
 def ftx_app_templates() -> Iterable[type[AppTemplate]]:
     """Called once at start. The app template classes this plugin brings. Since 0.1."""
+
+
+@hookspec
+def ftx_environments() -> Iterable[Environment]:
+    """Called by `ftx env` and when a plugin asks for its interpreter. Since 0.1.
+
+    :returns: the environments of their own that this plugin's tools need; see `ftx.environments`.
+    """
 
 
 @hookspec(firstresult=True)

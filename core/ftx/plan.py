@@ -27,6 +27,7 @@ from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import FtxError, HubError, ModelError, RecipeError
 from ftx.recipe import HUB_PATH, Recipe, SetRecipe, Written, grouping_problems, sentence, streaming_problems
+from ftx.train.ask import asking_problems
 from ftx.train.memory import Decoder, chosen, decoder_of, outlook
 from ftx.train.path import path_notes, path_problems
 
@@ -108,6 +109,11 @@ class Plan:
         return self.recipe.train.save_every or max(1, self.steps // CHECKPOINTS_A_RUN)
 
     @property
+    def ask_every(self) -> int:
+        """Steps between the questions that are asked while training."""
+        return (self.recipe.eval.every if self.recipe.eval else None) or self.save_every
+
+    @property
     def stop_id(self) -> int:
         """The id that ends every learnt answer."""
         found = self.template.stop_id(self.tokenizer)
@@ -154,6 +160,7 @@ class Plan:
                 "warmup_steps": self.warmup_steps,
                 "save_every": self.save_every,
             },
+            **({"eval": {**one.model_dump(mode="json"), "every": self.ask_every}} if (one := self.recipe.eval) else {}),
             "expected_gpu_gib": outlook(self),
             "out": str(self.out),
             "writes": ["plan.json", "events.jsonl", "checkpoints/", f"{self.method.produces}/"],
@@ -237,6 +244,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
     facts = problems.of(lambda: family.inspect(base)) if family else None
     tokenizer = problems.of(lambda: family.tokenizer(base)) if family and facts else None
     images = problems.of(lambda: family.image_processor(base)) if family and facts else None
+    problems.add(asking_problems(recipe.eval, images) if facts else ())
     if tokenizer and facts and tokenizer.largest_id >= facts.vocab_size:
         problems.add(
             [f"the tokenizer of {base} has ids up to {tokenizer.largest_id}, the model {facts.vocab_size} words"]

@@ -22,7 +22,7 @@ from ftx.errors import FtxError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from ftx.cli.group import CommandGroup
-    from ftx.contracts import AppTemplate, DataFormat, DataSource, ModelFamily, Part, TrainMethod
+    from ftx.contracts import AppTemplate, DataFormat, DataSource, ModelFamily, Part, Publisher, TrainMethod
     from ftx.plan import Plan
 
 BUILTIN = (
@@ -34,6 +34,11 @@ BUILTIN = (
     "ftx_transformers",
     "ftx_quickstart",
     "ftx_xtuner",
+    "ftx_lmdeploy",
+    "ftx_git",
+    "ftx_openxlab",
+    "ftx_huggingface",
+    "ftx_modelscope",
     "ftx_apps",
 )
 GROUP = "ftx"
@@ -138,6 +143,9 @@ class Registry:
         if name not in self.parts["format"] and aliased:
             return aliased[0]
         return cast("type[DataFormat]", self.get("format", name))
+
+    def publisher(self, name: str) -> type[Publisher]:
+        return cast("type[Publisher]", self.get("publisher", name))
 
     def formats(self) -> Iterable[type[DataFormat]]:
         return cast("Iterable[type[DataFormat]]", self.parts["format"].values())

@@ -175,6 +175,33 @@ class TrainRecipe(_Section):
         return value
 
 
+class EvalRecipe(_Section):
+    """What is asked while training: before its first step, every so many steps, and after its last."""
+
+    questions: list[str] = Field(min_length=1, description="asked each in a conversation of its own, greedily")
+    images: list[str] = Field([], description="picture files: one for all questions, or one for each")
+    every: int | None = Field(None, ge=1, description="steps between; default: those between checkpoints")
+    system: str | None = Field(None, description="system message")
+    max_new_tokens: int = Field(128, ge=1, description="tokens an answer at most")
+
+    @field_validator("questions", "images", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("images")
+    @classmethod
+    def _for_each(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        asked = info.data.get("questions", value)
+        if len(value) not in (0, 1, len(asked)):
+            raise ValueError(f"{len(value)} pictures for {len(asked)} questions; give one, or one for each")
+        return value
+
+    def image_of(self, number: int) -> str | None:
+        """The picture that question `number`, from 0, is asked about."""
+        return self.images[number if len(self.images) > 1 else 0] if self.images else None
+
+
 class Recipe(_Section):
     """A whole run. `family` and `method` are names or {name: ..., options}."""
 
@@ -186,6 +213,7 @@ class Recipe(_Section):
     template: str = Field("auto", description="prompt template; auto: the tokenizer's own, else the family's")
     data: DataRecipe
     train: TrainRecipe = TrainRecipe()
+    eval: EvalRecipe | None = Field(None, description="questions asked while training, whose answers are kept")
     out: str | None = Field(None, description="the run's folder; default: runs/<data>-<method>")
 
     @field_validator("family", "method", mode="before")
@@ -228,7 +256,7 @@ def grouping_problems(recipe: Recipe) -> list[str]:
 
 
 # section -> the key that a bare value means: `method: lora`, `data: rows.jsonl`
-SHORT = {"family": "name", "method": "name", "source": "name", "data": "sets"}
+SHORT = {"family": "name", "method": "name", "source": "name", "data": "sets", "eval": "questions"}
 
 
 @dataclass

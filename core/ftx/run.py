@@ -110,3 +110,9 @@ def events(folder: Path) -> list[Mapping[str, Any]]:
         except json.JSONDecodeError:
             continue
     return found
+
+
+def samples(folder: Path) -> list[Mapping[str, Any]]:
+    """The answers that a run gave while it was trained, in order; after a resume the later record of a step counts."""
+    asked = [e for e in events(folder) if e["event"] == "sample"]
+    return list({(e["step"], e["number"]): e for e in asked}.values())

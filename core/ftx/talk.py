@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.adapters import attached
+from ftx.answer_text import AnswerText
 from ftx.artifact import Artifact, family_of
 from ftx.contracts import ImageProcessor, ModelFamily
 from ftx.data.conversation import IMAGE, Message, Picture, RowError
@@ -18,6 +19,7 @@ from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError, RecipeError
 from ftx.export.merge import adapter_base
+from ftx.few_bits import quantization, refuse_narrow
 from ftx.plan import family_template, find_family, generation_eos
 from ftx.train.fit import arithmetic
 
@@ -33,24 +35,27 @@ TAG = "<image>"
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy; `max_new_tokens` bounds an answer that does not stop."""
+    """`temperature` 0 is greedy; `max_new_tokens` bounds an answer; texts in `stop` end it before them."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` without the stop token; `stopped` says whether the model ended it itself."""
+    """`text` without the stop token or word; `stopped` says whether the model ended it itself, or by `word`."""
 
     text: str
     stopped: bool
     tokens: int
+    word: str | None = None
 
 
-def _refuse_strange(text: str) -> None:
+def refuse_strange(text: str) -> None:
+    """Raise RecipeError for what is no text: half a character, or NUL."""
     try:
         refuse_strange_characters(text)
     except RowError as error:
@@ -59,7 +64,10 @@ def _refuse_strange(text: str) -> None:
 
 @dataclass
 class Talk:
-    """A loaded model with its tokenizer, template, stop ids and eyes, if it has any, and the conversation so far."""
+    """A loaded model with its tokenizer, template, stop ids and eyes, if it has any, and the conversation so far.
+
+    `max_positions` are the tokens that the model was made for, of prompt and answer together.
+    """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
@@ -68,6 +76,7 @@ class Talk:
     images: ImageProcessor | None = None
     system: str | None = None
     history: list[Message] = field(default_factory=list)
+    max_positions: int = 2048
 
     def reset(self) -> None:
         self.history.clear()
@@ -85,14 +94,22 @@ class Talk:
         or a picture that cannot be shown.
         """
         for text in (question, self.system or ""):
-            _refuse_strange(text)
+            refuse_strange(text)
+        return self._reply([*self.history, self.question(question, images)], sampling, show)
+
+    def tell(self, result: str, sampling: Sampling, show: Callable[[str], None] | None = None) -> Answer:
+        """The answer after a tool that the last one called gave back `result`. Raises RecipeError."""
+        refuse_strange(result)
+        return self._reply([*self.history, Message("tool", result)], sampling, show)
+
+    def _reply(self, asked: list[Message], sampling: Sampling, show: Callable[[str], None] | None) -> Answer:
         head = [Message("system", self.system)] if self.system else []
-        asked = [*self.history, self._question(question, images)]
-        answer = self._generate([*head, *asked], sampling, show)
+        answer = self.answer([*head, *asked], sampling, show)
         self.history = [*asked, Message("assistant", answer.text)]
         return answer
 
-    def _question(self, text: str, images: Sequence[Path]) -> Message:
+    def question(self, text: str, images: Sequence[Path]) -> Message:
+        """The user's message with its pictures looked at. Raises RecipeError for one that cannot be shown."""
         if not images:
             return Message("user", text)
         if self.images is None:
@@ -109,16 +126,33 @@ class Talk:
         said = text.replace(TAG, IMAGE) if marks else f"{IMAGE}\n" * len(images) + text
         return Message("user", said, images=tuple(map(str, images)), pictures=pictures)
 
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of the prompt, IMAGE_ID for each feature of a picture. Raises RowError where the template refuses it."""
+        pictures: list[Picture] = [picture for message in messages for picture in message.pictures]
+        if not pictures or self.images is None:
+            return self.template.prompt(messages, self.tokenizer)
+        places = self.images.lay_out([(picture.width, picture.height) for picture in pictures])
+        return self.template.prompt(messages, self.tokenizer, places)
+
     def _shown(self, messages: Sequence[Message]) -> tuple[list[int], dict[str, torch.Tensor]]:
         """The prompt's ids, and what else the model takes."""
         pictures: list[Picture] = [picture for message in messages for picture in message.pictures]
         if not pictures or self.images is None:
-            return self.template.prompt(messages, self.tokenizer), {}
-        places = self.images.lay_out([(picture.width, picture.height) for picture in pictures])
+            return self.prompt(messages), {}
         pixels = self.images.pixels([[open_picture(picture) for picture in pictures]])
-        return self.template.prompt(messages, self.tokenizer, places), {"pixel_values": pixels.to(self.model.device)}
+        return self.prompt(messages), {"pixel_values": pixels.to(self.model.device)}
 
-    def _generate(self, messages: Sequence[Message], sampling: Sampling, show: Callable[[str], None] | None) -> Answer:
+    def answer(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        show: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Answer:
+        """The answer to a whole conversation; the history is neither read nor changed.
+
+        `show` gets the text as it comes. `stop` is asked after each token; where it says true, the answer ends there.
+        """
         import torch
         from transformers import GenerationConfig
 
@@ -133,44 +167,34 @@ class Talk:
         )
         prompt, seen = self._shown(messages)
         ids = torch.tensor([prompt], device=self.model.device)
-        streamer = _Stream(self.tokenizer, self.stop_ids, show) if show else None
+        text = AnswerText(self.tokenizer, self.stop_ids, sampling.stop, show)
+        watched = show is not None or bool(sampling.stop)
         with torch.inference_mode():
             out: Any = self.model.generate(
-                ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer, **seen
+                ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=config,
+                streamer=text if watched else None,
+                stopping_criteria=_criteria(lambda: text.word is not None or (stop is not None and stop())),
+                **seen,
             )
         new = out[0, len(prompt) :].tolist()
+        if text.word is not None:
+            return Answer(text.text, True, text.tokens, text.word)
         stopped = bool(new) and new[-1] in self.stop_ids
-        text = self.tokenizer.decode(new[:-1] if stopped else new)
-        return Answer(text, stopped, len(new))
+        return Answer(self.tokenizer.decode(new[:-1] if stopped else new), stopped, len(new))
 
 
-class _Stream:
-    """Shows text as soon as its bytes make whole characters."""
+def _criteria(ended: Callable[[], bool]) -> Any:
+    """transformers' stopping criteria which end an answer as soon as `ended` says so."""
+    import torch
+    from transformers import StoppingCriteria, StoppingCriteriaList
 
-    def __init__(self, tokenizer: Tokenizer, stop_ids: list[int], show: Callable[[str], None]) -> None:
-        self._tokenizer = tokenizer
-        self._stop = set(stop_ids)
-        self._show = show
-        self._ids: list[int] = []
-        self._shown = 0
-        self._prompt = True
+    class Ended(StoppingCriteria):  # type: ignore[misc]
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **rest: Any) -> torch.Tensor:
+            return torch.full((input_ids.shape[0],), ended(), dtype=torch.bool, device=input_ids.device)
 
-    def put(self, value: torch.Tensor) -> None:
-        if self._prompt:  # generate hands over the prompt first
-            self._prompt = False
-            return
-        self._ids += [i for i in value.flatten().tolist() if i not in self._stop]
-        text = self._tokenizer.decode(self._ids)
-        if not text.endswith("\ufffd"):  # the mark of a character whose bytes are not all there yet
-            self._flush(text)
-
-    def end(self) -> None:
-        self._flush(self._tokenizer.decode(self._ids))
-
-    def _flush(self, text: str) -> None:
-        if len(text) > self._shown:
-            self._show(text[self._shown :])
-            self._shown = len(text)
+    return StoppingCriteriaList([Ended()])
 
 
 def open_talk(
@@ -182,11 +206,13 @@ def open_talk(
     template: str = "auto",
     other_template: bool = False,
     device: str = "auto",
+    bits: int | None = None,
 ) -> Talk:
     """Load whatever `path` is: a model folder, a sealed artefact, a run's folder, or a peft adapter.
 
     An artefact is asked with the template it was trained with; `other_template` allows another. `options` are the
-    family's name and options, over those that an artefact has. Raises ModelError, VerificationError, and RecipeError
+    family's name and options, over those that an artefact has. `bits` 4 or 8 holds the model in so many, by
+    bitsandbytes. Raises ModelError, VerificationError, and RecipeError
     for a template that it was not trained with.
     """
     if not path.is_dir():
@@ -197,16 +223,19 @@ def open_talk(
         _refuse_other_template(artifact, template)
     adapter = (folder / "adapter_config.json").is_file()
     model_folder = (base or adapter_base(folder)) if adapter else folder
+    if not model_folder.is_dir():
+        raise ModelError(f"the base model {model_folder} is not there; give --base FOLDER")
     family = find_family({**family_of(artifact), **(options or {})}, model_folder, registry)
     if adapter and artifact and family.fingerprint(model_folder) != artifact.manifest["base"]["fingerprint"]:
         raise ModelError(f"{model_folder} is not the base this adapter was trained on (its weights differ)")
-    family.inspect(model_folder)
-    model = _load(family, model_folder, folder if adapter else None, device)
+    facts = family.inspect(model_folder)
+    model = _load(family, model_folder, folder if adapter else None, device, bits)
     tokenizer = family.tokenizer(model_folder)
     eos = generation_eos(folder) | generation_eos(model_folder)
-    chosen = _template(folder, template, tokenizer, family, model_folder)
+    chosen = chosen_template(folder, template, tokenizer, family, model_folder)
     images = family.image_processor(model_folder)
-    return Talk(model, tokenizer, chosen, sorted(set(chosen.stop_ids(tokenizer)) | eos), images)
+    stop_ids = sorted(set(chosen.stop_ids(tokenizer)) | eos)
+    return Talk(model, tokenizer, chosen, stop_ids, images, max_positions=facts.max_positions)
 
 
 def _refuse_other_template(artifact: Artifact, wanted: str) -> None:
@@ -218,16 +247,23 @@ def _refuse_other_template(artifact: Artifact, wanted: str) -> None:
         )
 
 
-def _load(family: ModelFamily, folder: Path, adapter: Path | None, device: str) -> PreTrainedModel:
+def _load(
+    family: ModelFamily, folder: Path, adapter: Path | None, device: str, bits: int | None = None
+) -> PreTrainedModel:
     import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = family.load(folder, dtype=arithmetic("auto", device), device=device, attention="sdpa")
+    dtype = arithmetic("auto", device)
+    how = quantization(bits, dtype, family) if bits else None
+    model = family.load(folder, dtype=dtype, device=device, attention="sdpa", quantization=how)
+    if bits and device == "cpu":
+        refuse_narrow(model)
     return model if adapter is None else attached(model, adapter).eval()
 
 
-def _template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily, base: Path) -> Template:
+def chosen_template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily, base: Path) -> Template:
+    """The template that travelled with what lies in `folder`, or the one called `name`. Raises RecipeError."""
     travelled = folder / "chat_template.jinja"
     if name == "auto" and travelled.is_file():
         return JinjaTemplate(travelled.read_text("utf-8"), tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ftx.checkpoint_files import Checkpoint
     from ftx.data.tokens import Tokenizer
 
+SENTENCEPIECE = "tokenizer.model"
+
 
 def write_native(
     config: Mapping[str, Any], checkpoint: Checkpoint, tokenizer: Tokenizer, template: str | None, out: Path
@@ -32,6 +35,8 @@ def write_native(
     dtypes = {info.dtype for info in checkpoint.tensors.values()}
     write_json(out / "config.json", _llama(config, dtypes.pop() if len(dtypes) == 1 else None))
     write_tokenizer(tokenizer, out)
+    if (checkpoint.folder / SENTENCEPIECE).is_file():  # llama.cpp's converter takes the words from it
+        shutil.copyfile(checkpoint.folder / SENTENCEPIECE, out / SENTENCEPIECE)
     if jinja := template or tokenizer.chat_template:
         write_text(out / "chat_template.jinja", jinja)
 

@@ -13,6 +13,8 @@ from ftx.atomic import write_text
 from ftx.console import Console
 from ftx.errors import RecipeError, VerificationError
 from ftx.export.merge import merge
+from ftx.export.proof import verify
+from ftx.export.quantised import quantization_of
 from ftx.plan import Plan, make_plan
 from ftx.plugins import Registry
 from ftx.recipe import written
@@ -132,9 +134,20 @@ def tuned(plan: Plan, console: Console) -> Artifact:
     """The whole model that the plan's training makes."""
     artifact = fit(plan, console)
     console.say("3/4  merging the adapter into the base")
-    if artifact.kind != "adapter":
-        return artifact
-    return merge(artifact, plan.family, plan.base, plan.out / "merged", console)
+    if artifact.kind == "adapter":
+        quantization = quantization_of(plan.method, plan.family)
+        artifact = merge(artifact, plan.family, plan.base, plan.out / "merged", console, quantization)
+    return proven(artifact, plan.registry, console)
+
+
+def proven(artifact: Artifact, registry: Registry, console: Console) -> Artifact:
+    """The artefact, once all its forms answer alike. Raises VerificationError."""
+    findings = verify(artifact.folder, registry)
+    for finding in findings:
+        console.event({"event": "verified", **finding.as_dict()})
+    if problems := [problem for finding in findings for problem in finding.problems]:
+        raise VerificationError(*problems)
+    return artifact
 
 
 def quoted(path: Path) -> str:

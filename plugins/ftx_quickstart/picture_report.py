@@ -7,12 +7,31 @@ from pathlib import Path
 
 from ftx.atomic import write_text
 from ftx.console import Console, sparkline
+from ftx.report.page import (
+    AFTER,
+    BEFORE,
+    IN_SHORT,
+    LOSS,
+    NEXT,
+    SETTINGS,
+    Asked,
+    Block,
+    Line,
+    Said,
+    Titled,
+    answers,
+    commands,
+    curves,
+    render,
+    settings,
+    table,
+)
 from ftx.talk import Answer
 from ftx_quickstart.captions import Probe, caption_probes, skill_probes
 from ftx_quickstart.corpus import is_right
-from ftx_quickstart.page import Page, Section, Shown, Titled, Total, render
 from ftx_quickstart.picture_corpus import description
 from ftx_quickstart.picture_run import PictureRun, caption_right
+from ftx_quickstart.report import recipe_settings
 
 PAGE = "page.html"
 
@@ -20,7 +39,7 @@ PAGE = "page.html"
 def show(result: PictureRun, console: Console) -> Path:
     """Write the page into the run's folder, and say in short what is on it; the page's path."""
     page = result.folder / PAGE
-    write_text(page, render(page_of(result)))
+    write_text(page, page_of(result))
     before, after = result.before, result.after
     console.event(
         {
@@ -45,7 +64,7 @@ def show(result: PictureRun, console: Console) -> Path:
         [probe.pair.question, a.text, b.text]
         for probe, a, b in zip(caption_probes(), before.captions, after.captions, strict=True)
     ]
-    rows += [[total.title.en, total.before, total.after] for total in _totals(result)]
+    rows += [[title.en, *shares] for title, shares in _totals(result)]
     console.table("before and after", ["asked", "base", "tuned"], rows)
     console.say(f"loss {result.losses[0]:.2f} {sparkline(result.losses)} {result.losses[-1]:.3f}")
     console.say("\nnext:\n" + "\n".join(f"  {typed}" for _, typed in _next_steps(result)))
@@ -53,48 +72,46 @@ def show(result: PictureRun, console: Console) -> Path:
     return page
 
 
-def page_of(result: PictureRun) -> Page:
-    """The page of a run; the pictures are read from its folder."""
+def page_of(result: PictureRun) -> str:
+    """The page of a run as HTML; the pictures are read from its folder."""
     captions = [
-        _shown(result.folder, probe, a, b, (caption_right(probe, a.text), caption_right(probe, b.text)))
+        _asked(result.folder, probe, a, b, (caption_right(probe, a.text), caption_right(probe, b.text)))
         for probe, a, b in zip(caption_probes(), result.before.captions, result.after.captions, strict=True)
     ]
     skills = [
-        _shown(result.folder, probe, a, b, (is_right(probe.pair, a.text), is_right(probe.pair, b.text)))
+        _asked(result.folder, probe, a, b, (is_right(probe.pair, a.text), is_right(probe.pair, b.text)))
         for probe, a, b in zip(skill_probes(), result.before.skills, result.after.skills, strict=True)
     ]
-    return Page(
-        title=Titled("Pictures before and after tuning", "微调前后的看图问答"),
-        intro=Titled(
+    both = (BEFORE, AFTER)
+    return render(
+        Titled("Pictures before and after tuning", "微调前后的看图问答"),
+        Titled(
             "A tiny InternVL2 learnt to let the things in a picture say hello. No training showed it these pictures.",
             "一个很小的 InternVL2 学会了让图里的东西打招呼；训练时它没有见过这些图片。",
         ),
-        settings=_settings(result),
-        losses=result.losses,
-        totals=_totals(result),
-        sections=[
-            Section(Titled("The new style", "新的说话方式"), captions),
-            Section(Titled("What it knew before", "原有的能力"), skills),
+        [
+            Block(IN_SHORT, table(both, _totals(result))),
+            Block(Titled("The new style", "新的说话方式"), answers(both, captions)),
+            Block(Titled("What it knew before", "原有的能力"), answers(both, skills)),
+            Block(LOSS, curves([Line("", list(enumerate(result.losses, 1)))])),
+            Block(SETTINGS, settings(recipe_settings(result.folder / "recipe.yaml"))),
+            Block(NEXT, commands(_next_steps(result))),
         ],
-        next_steps=_next_steps(result),
     )
 
 
-def _shown(folder: Path, probe: Probe, before: Answer, after: Answer, right: tuple[bool, bool]) -> Shown:
-    return Shown(
-        picture=(folder / "probes" / probe.file).read_bytes() if probe.file is not None else None,
+def _asked(folder: Path, probe: Probe, before: Answer, after: Answer, right: tuple[bool, bool]) -> Asked:
+    return Asked(
+        question=probe.pair.question,
+        answers=[Said(before.text, right[0]), Said(after.text, right[1])],
+        expected=probe.pair.answer,
+        pictures=[(folder / "probes" / probe.file).read_bytes()] if probe.file is not None else [],
         alt=description(probe.scene, "en") if probe.scene is not None else "",
         lang="zh" if probe.pair.lang == "zh" else "en",
-        question=probe.pair.question,
-        before=before.text,
-        after=after.text,
-        expected=probe.pair.answer,
-        right_before=right[0],
-        right_after=right[1],
     )
 
 
-def _totals(result: PictureRun) -> Sequence[Total]:
+def _totals(result: PictureRun) -> Sequence[tuple[Titled, Sequence[str]]]:
     before, after = result.before, result.after
     figures = (
         (Titled("captions in the new style", "符合新风格"), before.styled, after.styled),
@@ -102,13 +119,7 @@ def _totals(result: PictureRun) -> Sequence[Total]:
         (Titled("other questions answered right", "其他问题答对"), before.right, after.right),
         (Titled("answers ended by the stop token", "正常结束的回答"), before.stopped, after.stopped),
     )
-    return [Total(title, f"{was:.0%}", f"{now:.0%}") for title, was, now in figures]
-
-
-def _settings(result: PictureRun) -> Sequence[tuple[str, str]]:
-    recipe = (result.folder / "recipe.yaml").read_text("utf-8")
-    plain = [line.strip() for line in recipe.splitlines() if line and not line.startswith("#")]
-    return [(name, value.strip()) for name, _, value in (line.partition(":") for line in plain) if value.strip()]
+    return [(title, [f"{was:.0%}", f"{now:.0%}"]) for title, was, now in figures]
 
 
 def _next_steps(result: PictureRun) -> Sequence[tuple[str, str]]:

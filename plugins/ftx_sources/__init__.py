@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ftx import DataFormat, DataSource, hookimpl
+
+if TYPE_CHECKING:
+    from ftx.environments import Environment
 
 
 @hookimpl
@@ -47,4 +51,20 @@ def ftx_data_formats() -> Iterable[type[DataFormat]]:
         formats.QuestionAnswer,
         *REPLAYS.values(),
         formats.Text,
+    ]
+
+
+@hookimpl
+def ftx_environments() -> Iterable[Environment]:
+    """OpenXLab's own client, whose pins fit no other package's: ftx does without it, some scripts may not."""
+    from ftx.environments import Environment
+
+    return [
+        Environment(
+            name="openxlab",
+            pythons=("3.11", "3.12", "3.10", "3.13"),
+            requirements=Path(__file__).with_name("openxlab.lock"),
+            module="openxlab",
+            packages=("openxlab",),
+        )
     ]

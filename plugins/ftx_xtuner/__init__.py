@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftx import hookimpl
 
 if TYPE_CHECKING:
     from ftx.cli.group import CommandGroup
+    from ftx.environments import Environment
 
 
 @hookimpl
 def ftx_add_commands(group: CommandGroup) -> None:
     group.add_lazy("xtuner", "ftx_xtuner.command:xtuner", "Take over what XTuner trained.")
+
+
+@hookimpl
+def ftx_environments() -> Iterable[Environment]:
+    """XTuner's own engine, for those who compare with it."""
+    from ftx.environments import Environment
+
+    return [
+        Environment(
+            name="xtuner",
+            pythons=("3.10",),
+            requirements=Path(__file__).with_name("xtuner.lock"),
+            module="xtuner",
+            packages=("xtuner", "torch", "transformers", "mmengine"),
+        )
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,20 @@ import click
 
 from ftx.cli.options import family_options, given_family
 from ftx.console import Console
+from ftx.errors import FtxError, RecipeError
 from ftx.plugins import Registry
 
 if TYPE_CHECKING:
-    from ftx.talk import Sampling, Talk
+    from ftx.talk import Answer, Sampling, Talk
 
 
-@click.command(epilog="In the chat: /image PATH shows a picture, /reset forgets the conversation, /exit ends it.")
+HELP = (
+    "/image PATH shows a picture with the next question, /system TEXT says how to answer, /save FILE writes the "
+    "conversation as a row to train on, /reset forgets it, /exit ends"
+)
+
+
+@click.command(epilog=f"In the chat: {HELP}.")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--once", metavar="QUESTION", help="Ask one question, print the answer, end.")
 @click.option(
@@ -32,6 +39,14 @@ if TYPE_CHECKING:
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: greedy.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--stop", multiple=True, metavar="WORD", help="A text that ends an answer; may be repeated.")
+@click.option("--bits", type=click.Choice(["4", "8"]), help="Hold the model in so many bits, by bitsandbytes.")
+@click.option(
+    "--tools",
+    multiple=True,
+    type=click.Choice(["calculate", "solve", "search"]),
+    help="A tool that the model may call, if it was trained on MOSS's plugin data; may be repeated.",
+)
 @family_options
 @click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")
 @click.pass_obj
@@ -49,6 +64,9 @@ def chat(
     temperature: float,
     top_p: float,
     seed: int,
+    stop: tuple[str, ...],
+    bits: str | None,
+    tools: tuple[str, ...],
     family: str | None,
     settings: tuple[str, ...],
     json_lines: bool,
@@ -62,46 +80,112 @@ def chat(
 
     console = Console(json_lines=json_lines)
     options = given_family(family, settings)
-    talk = open_talk(path, registry, base=base, options=options, template=template, other_template=other_template)
+    if any(not word for word in stop):
+        raise RecipeError("--stop: a stop word is empty; leave it out")
+    talk = open_talk(
+        path,
+        registry,
+        base=base,
+        options=options,
+        template=template,
+        other_template=other_template,
+        bits=int(bits) if bits else None,
+    )
     talk.system = system_text(system_template) if system_template else system
-    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    if tools:
+        _prepare_tools(talk, tools, images)
+    session = _Session(talk, Sampling(max_new_tokens, temperature, top_p, seed, stop), console, tools, list(images))
     if once is not None:
-        _answer(talk, once, sampling, console, images)
+        session.answer(once)
     else:
-        _converse(talk, sampling, console, images)
+        session.converse()
 
 
-def _converse(talk: Talk, sampling: Sampling, console: Console, images: tuple[Path, ...]) -> None:
-    human = sys.stdin.isatty()
-    shown = list(images)
-    if human:
-        console.say(
-            "/image PATH shows a picture with the next question, /reset forgets the conversation, /exit ends it"
-        )
-    while True:
+def _prepare_tools(talk: Talk, tools: tuple[str, ...], images: tuple[Path, ...]) -> None:
+    from ftx.tools import calls
+
+    if images:
+        raise RecipeError("--tools and --image do not go together; leave one out")
+    calls.ready(talk, tools)
+    talk.system = talk.system or calls.system_for(tools)
+
+
+@dataclass
+class _Session:
+    """A conversation on the terminal or through a pipe; `shown` are pictures for the next question."""
+
+    talk: Talk
+    sampling: Sampling
+    console: Console
+    tools: tuple[str, ...]
+    shown: list[Path]
+
+    def converse(self) -> None:
+        """Answer line by line, until the lines end."""
+        human = sys.stdin.isatty()
         if human:
-            console.rich.print(">>> ", end="")
-        line = sys.stdin.readline()
-        question = line.strip()
-        if not line or question == "/exit":
+            self.console.say(HELP)
+        while True:
+            if human:
+                self.console.rich.print(">>> ", end="")
+            line = sys.stdin.readline()
+            question = line.strip()
+            if not line or question == "/exit":
+                return
+            if question.startswith("/"):
+                self._command(*question.partition(" ")[::2])
+            elif question:
+                self.answer(question)
+
+    def _command(self, name: str, rest: str) -> None:
+        given = rest.strip()
+        if name == "/reset":
+            self.talk.reset()
+        elif name == "/image" and given:
+            self.shown.append(Path(given))
+        elif name == "/system":
+            self.talk.system = given or None
+        elif name == "/save" and given:
+            self._save(Path(given))
+        else:
+            self.console.warn(f"no command {name} {given}".rstrip() + "; there are " + HELP)
+
+    def _save(self, path: Path) -> None:
+        from ftx.conversation_file import save_conversation
+
+        try:
+            rows = save_conversation(self.talk, path)
+        except FtxError as error:  # a chat goes on when a file cannot be written
+            for problem in error.problems:
+                self.console.warn(problem)
             return
-        if question == "/reset":
-            talk.reset()
-        elif question.startswith("/image "):
-            shown.append(Path(question.removeprefix("/image ").strip()))
-        elif question.startswith("/"):
-            console.warn(f"no command {question}; there are /image PATH, /reset and /exit")
-        elif question:
-            _answer(talk, question, sampling, console, shown)
-            shown.clear()
+        self.console.event({"event": "saved", "file": str(path), "rows": rows})
+        self.console.say(f"saved as row {rows} of {path}")
 
+    def answer(self, question: str) -> None:
+        """Ask, and show the answer as it comes."""
+        images, self.shown = self.shown, []
+        answer = self._asked(question, images)
+        if self.console.json_lines:
+            self.console.event({"event": "answer", "question": question, **vars(answer)})
+            return
+        self.console.output("")
+        if not answer.stopped:
+            self.console.warn(f"the answer was cut off after {answer.tokens} tokens (--max-new-tokens)")
 
-def _answer(talk: Talk, question: str, sampling: Sampling, console: Console, images: Sequence[Path] = ()) -> None:
-    if console.json_lines:
-        answer = talk.ask(question, sampling, images=images)
-        console.event({"event": "answer", "question": question, **vars(answer)})
-        return
-    answer = talk.ask(question, sampling, lambda text: console.output(text, end=""), images)
-    console.output("")
-    if not answer.stopped:
-        console.warn(f"the answer was cut off after {answer.tokens} tokens (--max-new-tokens)")
+    def _asked(self, question: str, images: list[Path]) -> Answer:
+        show = None if self.console.json_lines else self._show
+        if not self.tools:
+            return self.talk.ask(question, self.sampling, show, images)
+        from ftx.tools import calls
+
+        return calls.ask(self.talk, question, self.sampling, self.tools, show, self._ran)
+
+    def _show(self, text: str) -> None:
+        self.console.output(text, end="")
+
+    def _ran(self, came: str) -> None:
+        self.console.event({"event": "tools", "results": came})
+        if not self.console.json_lines:
+            self.console.output("")
+            self.console.say(came)

@@ -16,7 +16,13 @@ COMMANDS = {
     "data": ("ftx.cli.data:data", "Look into data sets, convert, split and make them."),
     "merge": ("ftx.cli.merge:merge", "Merge an adapter into its base and check the result."),
     "export": ("ftx.cli.export:export", "Write a whole model in another layout."),
+    "verify": ("ftx.cli.verify:verify", "Compare all forms of a model: prompts, logits, answers."),
+    "publish": ("ftx.cli.publish:publish", "Send a result to a hub, private first, and prove that it arrived."),
+    "download": ("ftx.cli.download:download", "Fetch a model from a hub, whole and checked."),
     "chat": ("ftx.cli.chat:chat", "Talk with a base, an adapter or a merged model."),
+    "serve": ("ftx.cli.serve:serve", "Answer over HTTP in OpenAI's form."),
+    "eval": ("ftx.cli.eval:evaluate", "Compare runs with their base and with each other."),
+    "env": ("ftx.cli.env:env", "Environments of their own for plugins that need them."),
     "app": ("ftx.cli.app:app", "Make, check and run an app for a model."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }

@@ -15,6 +15,13 @@ from ftx.plugins import Registry
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--base", type=click.Path(path_type=Path), help="The base model, when it has moved.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the result; default: merged/ of the run.")
+@click.option(
+    "--into",
+    type=click.Choice(["trained", "stored"]),
+    default="trained",
+    show_default=True,
+    help="The base of a QLoRA adapter: dequantised, as training saw it, or as it is stored.",
+)
 @family_options
 @click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")
 @click.pass_obj
@@ -23,6 +30,7 @@ def merge(
     path: Path,
     base: Path | None,
     out: Path | None,
+    into: str,
     family: str | None,
     settings: tuple[str, ...],
     json_lines: bool,
@@ -31,6 +39,7 @@ def merge(
     from ftx.artifact import Artifact, family_of
     from ftx.errors import ModelError
     from ftx.export.merge import merge as merge_adapter
+    from ftx.export.quantised import method_of, quantization_of
     from ftx.plan import find_family
 
     adapter = path / "adapter" if (path / "adapter").is_dir() else path
@@ -41,4 +50,6 @@ def merge(
     if not base.is_dir():
         raise ModelError(f"the base model {base} is not there; give --base FOLDER")
     model = find_family({**family_of(artifact), **given_family(family, settings)}, base, registry)
-    merge_adapter(artifact, model, base, out or artifact.folder.parent / "merged", Console(json_lines=json_lines))
+    quantization = quantization_of(method_of(artifact, registry), model) if into == "trained" else None
+    target = out or artifact.folder.parent / "merged"
+    merge_adapter(artifact, model, base, target, Console(json_lines=json_lines), quantization)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from pydantic import ValidationError
 
-from ftx.errors import RecipeError
+from ftx.contracts import Part
+from ftx.errors import RecipeError, did_you_mean
 from ftx.recipe import Written, parse_value, written
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = TypeVar("P", bound=Part)
 
 # flag -> (dotted option, help); values are read as YAML, like --set
 FLAGS = {
@@ -67,6 +70,29 @@ def given_family(family: str | None, settings: tuple[str, ...]) -> dict[str, Any
             raise RecipeError(f"--set {setting}: write it as family.a=value")
         given[dotted.removeprefix("family.")] = parse_value(value)
     return given
+
+
+def part_options(part: type[P], settings: tuple[str, ...]) -> P:
+    """The part with the options that --set names. Raises RecipeError, one sentence for each wrong one."""
+    given: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise RecipeError(f"--set {setting}: write it as option=value")
+        given[name] = parse_value(value)
+    try:
+        return part.model_validate(given)
+    except ValidationError as error:
+        raise RecipeError(*(_wrong(part, problem) for problem in error.errors())) from None
+
+
+def _wrong(part: type[Part], problem: Any) -> str:
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"--set {name}: {part.name} has no such option; {did_you_mean(name, part.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{part.name} needs --set {name}=...: {part.model_fields[name].description}"
+    return f"--set {name}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def columns_option(text: str | None) -> dict[str, str] | None:

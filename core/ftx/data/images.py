@@ -46,7 +46,7 @@ def image_path(folder: Path, name: str) -> Path:
 def look_at(folder: Path, name: str) -> Picture:
     """The picture `name` of `folder`, decoded once to the end. Raises RowError."""
     path = image_path(folder, name)
-    with _decoding(name), path.open("rb") as file:
+    with decoding(name), path.open("rb") as file:
         state = os.fstat(file.fileno())  # of what is read, whatever takes its place
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
@@ -66,7 +66,7 @@ def is_as_seen(picture: Picture) -> bool:
 def open_picture(picture: Picture) -> Image.Image:
     """The picture as RGB. Raises DataError when the file has changed since it was looked at."""
     try:
-        with _decoding(picture.path):
+        with decoding(picture.path):
             image = open_rgb(Path(picture.path))
     except RowError as error:
         raise DataError(f"{error.reason}: it has changed since the data were prepared") from None
@@ -128,8 +128,8 @@ def _measured(file: object, name: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    """Turn what Pillow raises into RowErrors."""
+def decoding(name: str) -> Iterator[None]:
+    """Turn what Pillow raises about the picture `name` into RowErrors."""
     from PIL import Image, UnidentifiedImageError
 
     # Pillow warns of large pictures, which are measured, and of odd ones, which open or do not. Said anew each time, as

@@ -12,6 +12,7 @@ from ftx.errors import ModelError, RecipeError, did_you_mean
 from ftx.plan import find_family
 
 if TYPE_CHECKING:
+    from ftx.contracts import ModelFamily
     from ftx.plugins import Registry
 
 SEALED_ANEW = ("kind", "created", "versions", "files")
@@ -41,4 +42,14 @@ def export(path: Path, layout: str, out: Path, options: Mapping[str, Any], regis
         family.convert(source, layout, folder)
         if artifact:
             facts = {key: value for key, value in artifact.manifest.items() if key not in SEALED_ANEW}
-            seal(folder, artifact.kind, **facts)
+            reader = _reader(folder, family, registry)
+            seal(folder, artifact.kind, **{**facts, "plan": {**artifact.plan, "family": reader}})
+
+
+def _reader(folder: Path, family: ModelFamily, registry: Registry) -> dict[str, Any]:
+    """Name and options of the family that reads what was written: the one that wrote it, or another's layout's own."""
+    try:
+        family.inspect(folder)
+    except ModelError:
+        family = find_family({"name": "auto"}, folder, registry)
+    return {"name": family.name, **family.model_dump(mode="json")}

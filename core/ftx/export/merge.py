@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +14,41 @@ from ftx.checkpoint_files import Checkpoint, read_json
 from ftx.console import Console
 from ftx.contracts import Layout, ModelFamily
 from ftx.errors import ModelError, RecipeError, VerificationError
-from ftx.export.compare import compare_merged
+from ftx.export.forms import load
+from ftx.export.probes import own_probes
+from ftx.export.quantised import Seen, seen_base
+from ftx.export.verify import (
+    Finding,
+    Trained,
+    compare,
+    folder_problems,
+    precision_problems,
+    tolerance_of,
+    write_receipts,
+)
 from ftx.export.weights import write_shards
 
 if TYPE_CHECKING:
     import torch
 
+ANSWER_TOKENS = 24  # of each probe's greedy answer
+# What a manifest calls the largest difference of logits to the merged model, and to the adapter on the stored base.
+DIFFERENCES = ("max_logit_difference", "max_logit_difference_of_stored_base")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Features of peft adapters that change the model otherwise than by W + scale * B @ A.
 UNMERGEABLE = ("use_dora", "fan_in_fan_out", "lora_bias", "alora_invocation_tokens")
 
 
-def merge(artifact: Artifact, family: ModelFamily, base: Path, out: Path, console: Console) -> Artifact:
+def merge(
+    artifact: Artifact, family: ModelFamily, base: Path, out: Path, console: Console, quantization: Any = None
+) -> Artifact:
     """Merge an adapter artefact into `base` and seal the result in `out`.
 
-    Never holds more than one shard besides the two models of the closing comparison: merged and unmerged logits
-    must agree before the result appears. A base that QLoRA saw in 4 bit is taken in its own 16 or 32 bit.
-    Raises RecipeError when `out` exists, ModelError, VerificationError when the logits differ.
+    With `quantization`, QLoRA's, the weights that training held in 4 bit are taken as it saw them, dequantised into
+    the base's own 16 or 32 bit: the adapter was fitted to those. Without, they are taken as they are stored.
+    Never holds more than one shard besides the models of the closing comparison, one after the other: the merged one
+    must read, compute and answer as the unmerged one does before the result appears, with the receipt of that. Raises
+    RecipeError when `out` exists, ModelError, VerificationError when they differ.
     """
     if artifact.kind != "adapter":
         raise RecipeError(f"{artifact.folder} is a {artifact.kind}, not an adapter: there is nothing to merge")
@@ -39,16 +58,15 @@ def merge(artifact: Artifact, family: ModelFamily, base: Path, out: Path, consol
         raise ModelError(f"{base} is not the base this adapter was trained on (its weights differ)")
     adapter = Adapter.read(artifact.folder)
     with whole_folder(out) as folder:
-        merge_weights(adapter, family.layout(base), family.checkpoint(base), folder)
+        seen = seen_base(family, base, quantization) if quantization is not None else None
+        merge_weights(adapter, family.layout(base), family.checkpoint(base), folder, seen)
+        del seen
         family.copy_companions(base, folder)
         template = (artifact.folder / "chat_template.jinja").read_text("utf-8")
         write_template(folder, template, list(artifact.plan["template"]["stop_ids"]))
-        agreement = compare_merged(family, base, artifact.folder, folder)
-        if not agreement.agrees:
-            raise VerificationError(
-                f"merged and unmerged logits differ by {agreement.difference:.3g} at a scale of "
-                f"{agreement.scale:.3g}; the merge is discarded"
-            )
+        trained, findings = _compared(artifact, family, base, folder, quantization)
+        if problems := findings[0].problems:
+            raise VerificationError(*(f"{problem}; the merge is discarded" for problem in problems))
         seal(
             folder,
             "merged",
@@ -58,13 +76,39 @@ def merge(artifact: Artifact, family: ModelFamily, base: Path, out: Path, consol
             rows=artifact.manifest.get("rows"),
             metrics={
                 **artifact.manifest["metrics"],
-                "max_logit_difference": agreement.difference,
-                "logit_scale": agreement.scale,
+                "logit_scale": trained.scale,
+                **dict(zip(DIFFERENCES, (finding.difference for finding in findings), strict=False)),
             },
         )
+        write_receipts([folder], trained, findings)
     merged = Artifact.open(out)
     console.event({"event": "merged", "artifact": str(out), **merged.manifest["metrics"]})
     return merged
+
+
+def _compared(
+    artifact: Artifact, family: ModelFamily, base: Path, merged: Path, quantization: Any
+) -> tuple[Trained, list[Finding]]:
+    """What training left, the merged model beside it, and the adapter on the stored base where that is another."""
+    with tempfile.TemporaryDirectory(prefix="ftx-merge-") as folder:
+        places = Path(folder)
+        unmerged = load("adapter", family, base, places, artifact.folder, quantization)
+        trained = Trained.of(
+            unmerged,
+            set(artifact.plan["template"]["stop_ids"]),
+            own_probes(sees=unmerged.images is not None),
+            ANSWER_TOKENS,
+            tolerance_of(family, base),
+        )
+        del unmerged
+        form = load("merged", family, merged, places)
+        finding = compare(trained, form)
+        finding.problems[:0] = [*folder_problems(trained, merged, form), *precision_problems(family, base, merged)]
+        if quantization is None:
+            return trained, [finding]
+        del form
+        stored = load("adapter on the base as stored", family, base, places, artifact.folder)
+        return trained, [finding, compare(trained, stored, rounded=True)]
 
 
 @dataclass(frozen=True)
@@ -130,10 +174,13 @@ def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def merge_weights(adapter: Adapter, layout: Layout, checkpoint: Checkpoint, out: Path) -> None:
-    """Write the merged shards. Tensors the adapter does not touch are copied bit for bit.
+def merge_weights(
+    adapter: Adapter, layout: Layout, checkpoint: Checkpoint, out: Path, seen: Seen | None = None
+) -> None:
+    """Write the merged shards. Tensors that neither adapter nor quantisation touches are copied bit for bit.
 
-    Raises ModelError when the adapter tunes a parameter the base does not have.
+    `seen` gives the parameters that training held quantised. Raises ModelError when the adapter tunes a parameter
+    that the base does not have.
     """
     known = {native for name in checkpoint.tensors for native in layout.native_names(name)}
     if stray := sorted(adapter.touched - known):
@@ -141,20 +188,22 @@ def merge_weights(adapter: Adapter, layout: Layout, checkpoint: Checkpoint, out:
             f"the adapter tunes {stray[0]}, which {checkpoint.folder} does not have: it is another model's"
         )
     read = checkpoint.reader()
-    write_shards(checkpoint, out, lambda name: _merged(name, read(name), adapter, layout))
+    write_shards(checkpoint, out, lambda name: _merged(name, read(name), adapter, layout, seen))
 
 
-def _merged(name: str, stored: torch.Tensor, adapter: Adapter, layout: Layout) -> torch.Tensor:
+def _merged(name: str, stored: torch.Tensor, adapter: Adapter, layout: Layout, seen: Seen | None) -> torch.Tensor:
     import torch
 
     names = layout.native_names(name)
     if whole := {native: adapter.whole[native] for native in names if native in adapter.whole}:
         return layout.join(name, layout.split(name, stored) | whole).to(stored.dtype)
     deltas = {native: adapter.delta(native) for native in names if native in adapter.factors}
-    if not deltas:
+    rounded = {native: weight for native in names if seen and (weight := seen(native)) is not None}
+    if not deltas and not rounded:
         return stored
+    start = layout.join(name, layout.split(name, stored.float()) | rounded) if rounded else stored.float()
     untouched = layout.split(name, torch.zeros(stored.shape))
-    return (stored.float() + layout.join(name, untouched | deltas)).to(stored.dtype)
+    return (start + layout.join(name, untouched | deltas)).to(stored.dtype)
 
 
 def adapter_base(folder: Path) -> Path:

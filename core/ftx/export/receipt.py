@@ -7,7 +7,7 @@ is sealed anew has to be verified anew.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from ftx.errors import VerificationError
 class Probed:
     """One probe and what the model itself said to it, greedily.
 
-    `image` is the name of a drawn picture, None for text alone.
+    `image` is "gradient", the picture that ftx draws, or a path, None for text alone. `before` are the turns before the
+    question, the user's and the assistant's in turn.
     """
 
     question: str
@@ -29,6 +30,7 @@ class Probed:
     prompt_ids: list[int]
     answer: str
     stopped: bool
+    before: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ftx.errors import Interrupted, OutOfMemory, TrainingError
 from ftx.plan import Plan
 from ftx.run import Run
 from ftx.train import checkpoint
+from ftx.train.ask import Asker
 from ftx.train.batches import Batches
 from ftx.train.memory import chosen
 from ftx.train.optimizer import make_optimizer
@@ -56,11 +57,14 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
     run = Run.open(plan, console, fresh=from_checkpoint is None, main=accelerator.is_main_process)
     done = checkpoint.read_step(from_checkpoint, run) if from_checkpoint else 0
     model, optimizer, path = prepare(plan, accelerator, from_checkpoint)
+    asker = Asker(run, model, path, accelerator)
     if from_checkpoint:
         checkpoint.restore(from_checkpoint, accelerator.unwrap_model(model), optimizer)
         run.event("resumed", step=done, checkpoint=str(from_checkpoint))
     _announce(run, model, accelerator, path)
     model.train()
+    if not done:
+        asker.ask(0)
     pace = _Pace(done)
     with (
         stop_on_signals() as stop,
@@ -79,6 +83,7 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
             path.forget_gradients(optimizer)
             pace.add(sum(plan.feed.tokens(i) for i in rows))
             _report(run, step + 1, loss, norm, optimizer.param_groups[0]["lr"], pace)
+            pace.leave_out(asker.ask(step + 1))
             stopping = stopping or (stop.asked and accelerator.num_processes == 1)
             last = step + 1 == plan.steps
             if not last and (stopping or (step + 1) % plan.save_every == 0) and run.main:
@@ -101,6 +106,10 @@ class _Pace:
 
     def add(self, tokens: int) -> None:
         self._tokens += tokens
+
+    def leave_out(self, seconds: float) -> None:
+        """Take time that was not spent on training off."""
+        self._began += seconds
 
     def tokens_per_s(self) -> float:
         return self._tokens / (time.monotonic() - self._began)

@@ -1,0 +1,203 @@
+"""`ftx verify`: finds the forms of a model, compares each with what training left, and leaves receipts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftx.artifact import MANIFEST, Artifact, family_of
+from ftx.contracts import ModelFamily
+from ftx.errors import ModelError, RecipeError, VerificationError
+from ftx.export.forms import Endpoint, Loaded, load
+from ftx.export.merge import adapter_base
+from ftx.export.probes import PICTURE, Probe, own_probes
+from ftx.export.quantised import layer_problems, method_of, quantization_of
+from ftx.export.verify import (
+    Finding,
+    Trained,
+    compare,
+    folder_problems,
+    missing_processor,
+    precision_problems,
+    reading_problems,
+    tolerance_of,
+    write_receipts,
+)
+from ftx.plan import find_family
+
+if TYPE_CHECKING:
+    from ftx.plugins import Registry
+
+MAX_NEW_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is verified: `folder` with its model's `base` (the folder itself where it is whole and has none).
+
+    `merged` is the whole model beside an adapter, where there is one.
+    """
+
+    folder: Path
+    base: Path
+    artifact: Artifact | None
+    family: ModelFamily
+    quantization: Any
+    merged: Path | None
+
+    @property
+    def adapter(self) -> Path | None:
+        return self.folder if (self.folder / "adapter_config.json").is_file() else None
+
+    @property
+    def whole(self) -> Path:
+        """The folder of the model that the reference is made of."""
+        return self.base if self.adapter else self.folder
+
+
+def verify(
+    path: Path,
+    registry: Registry,
+    *,
+    base: Path | None = None,
+    others: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    probes: Sequence[Probe] | None = None,
+    key: str | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> list[Finding]:
+    """Compare the forms of the model in `path`, a run, an artefact or a model's folder, and write receipts.
+
+    Compared are what the run folder holds and `others`: folders, and addresses of servers. `probes`: ftx's own unless
+    given. Raises ModelError, VerificationError for a changed artefact, RecipeError, HubError for a server that refuses.
+    """
+    subject = find_subject(path, registry, base, options or {})
+    with tempfile.TemporaryDirectory(prefix="ftx-verify-") as places:
+        trained, first = _reference(subject, probes, max_new_tokens, Path(places))
+        findings = [first, *_beside(subject, trained, Path(places))]
+        findings += [_other(other, subject, trained, registry, Path(places), key) for other in others]
+    sealed = [subject.folder, subject.merged, *(Path(other) for other in others)]
+    write_receipts([p for p in sealed if p and (p / MANIFEST).is_file()], trained, findings)
+    return findings
+
+
+def find_subject(path: Path, registry: Registry, base: Path | None, options: Mapping[str, Any]) -> Subject:
+    """What `path` holds: of a run's adapter and merged model the adapter is the one that training left."""
+    if not path.is_dir():
+        raise ModelError(f"{path} does not exist or is no folder")
+    artifact = Artifact.find(path)
+    merged = None
+    if artifact and artifact.kind in ("adapter", "merged"):
+        sibling = artifact.folder.parent / ("merged" if artifact.kind == "adapter" else "adapter")
+        other = Artifact.open(sibling) if (sibling / MANIFEST).is_file() else None
+        if (
+            other
+            and other.manifest["base"] == artifact.manifest["base"]
+            and {other.kind, artifact.kind} == {"adapter", "merged"}
+        ):
+            artifact, merged = (artifact, sibling) if artifact.kind == "adapter" else (other, artifact.folder)
+    folder = artifact.folder if artifact else path
+    if (folder / "adapter_config.json").is_file():
+        base = base or (artifact.base if artifact else adapter_base(folder))
+        if not base.is_dir():
+            raise ModelError(f"the base model {base} is not there; give --base FOLDER")
+    else:
+        base = base or (artifact.base if artifact and artifact.base.is_dir() else folder)
+    family = find_family({**family_of(artifact), **options}, base, registry)
+    if (
+        artifact
+        and (folder / "adapter_config.json").is_file()
+        and family.fingerprint(base) != artifact.manifest["base"]["fingerprint"]
+    ):
+        raise ModelError(f"{base} is not the base this adapter was trained on (its weights differ)")
+    known = artifact is not None and artifact.plan.get("method", {}).get("name") in registry.parts["method"]
+    quantization = quantization_of(method_of(artifact, registry), family) if artifact and known else None
+    return Subject(folder, base, artifact, family, quantization, merged)
+
+
+def _reference(
+    subject: Subject, probes: Sequence[Probe] | None, max_new_tokens: int, places: Path
+) -> tuple[Trained, Finding]:
+    """What training left, and how its own folder would be read."""
+    quantization = subject.quantization if subject.adapter else None
+    name = subject.artifact.kind if subject.artifact else "model"
+    form = load(name, subject.family, subject.whole, places, subject.adapter, quantization)
+    asked = probes or own_probes(sees=form.images is not None)
+    stops = (
+        set(subject.artifact.plan["template"]["stop_ids"])
+        if subject.artifact
+        else form.stops | set(form.template.stop_ids(form.tokenizer))
+    )
+    trained = Trained.of(replace(form), stops, asked, max_new_tokens, tolerance_of(subject.family, subject.whole))
+    finding = compare(trained, form)
+    finding.problems[:0] = folder_problems(trained, subject.folder, form)
+    if not subject.adapter and subject.base != subject.folder:
+        finding.problems[:0] = _changed_since_base(subject, trained)
+    return trained, finding
+
+
+def _changed_since_base(subject: Subject, trained: Trained) -> Iterator[str]:
+    """How a whole model differs from its base in what training does not change."""
+    base = subject.base
+    rows = subject.family.inspect(base).vocab_size, subject.family.inspect(subject.folder).vocab_size
+    if rows[0] != rows[1]:
+        yield f"{subject.folder}: its vocabulary has {rows[1]:,} rows where the base has {rows[0]:,}: padded or cut"
+    of_base = subject.family.tokenizer(base), subject.family.image_processor(base)
+    yield from reading_problems(subject.folder, of_base, (trained.tokenizer, trained.images))
+    yield from precision_problems(subject.family, base, subject.folder)
+
+
+def _beside(subject: Subject, trained: Trained, places: Path) -> Iterator[Finding]:
+    """The forms that stand beside an adapter: it on the base as stored, and the merged model."""
+    if subject.adapter and subject.quantization is not None:
+        form = load("adapter on the base as stored", subject.family, subject.base, places, subject.adapter)
+        yield compare(trained, form, rounded=True)
+    if subject.merged:
+        yield _folder(subject.merged, subject, trained, subject.family, places, "merged")
+
+
+def _folder(folder: Path, subject: Subject, trained: Trained, family: ModelFamily, places: Path, name: str) -> Finding:
+    adapter = folder if (folder / "adapter_config.json").is_file() else None
+    form = load(name, family, adapter_base(folder) if adapter else folder, places, adapter)
+    damaged = list(layer_problems(form.model, family, subject.merged or subject.whole))
+    finding = compare(trained, form, rounded=is_rounded(form))
+    own = [*folder_problems(trained, folder, form), *missing_processor(subject.whole, folder), *damaged]
+    if not adapter and family.name == subject.family.name and not is_rounded(form):
+        own += precision_problems(family, subject.whole, folder)
+    finding.problems[:0] = own
+    return finding
+
+
+def is_rounded(form: Loaded) -> bool:
+    """Whether a model holds layers in 4 or 8 bits."""
+    return getattr(form.model.config, "quantization_config", None) is not None
+
+
+def _other(
+    other: str, subject: Subject, trained: Trained, registry: Registry, places: Path, key: str | None
+) -> Finding:
+    if other.startswith(("http://", "https://")):
+        if any(probe.image not in (None, PICTURE) for probe in trained.probes) and subject.artifact is None:
+            raise RecipeError("--probes: pictures of one's own are asked of folders alone")
+        return compare(trained, Endpoint(other, other, places, key))
+    folder = Path(other)
+    if not folder.is_dir():
+        raise RecipeError(f"'{other}' is neither a folder nor the address of a server (http://...)")
+    seal = _broken_seal(folder)
+    family = find_family({"name": "auto"}, folder if (folder / "config.json").is_file() else subject.base, registry)
+    finding = _folder(folder, subject, trained, family, places, other)
+    finding.problems[:0] = seal
+    return finding
+
+
+def _broken_seal(folder: Path) -> Sequence[str]:
+    if not (folder / MANIFEST).is_file():
+        return []
+    try:
+        Artifact.open(folder)
+    except VerificationError as error:
+        return error.problems
+    return []

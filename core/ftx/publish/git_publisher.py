@@ -1,0 +1,67 @@
+"""What the publishers to git hosts share: the address, the token, and the steps that git cannot do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from ftx.contracts import Bundle, Publisher, Remote
+from ftx.errors import HubError
+from ftx.publish.credentials import token
+from ftx.publish.git_lfs import USER, GitHost
+
+
+class GitPublisher(Publisher):
+    """HOST/owner/name.git. `variable` and `user_variable` name what the token and the user's name are read from."""
+
+    variable: ClassVar[str]
+    user_variable: ClassVar[str]
+    host: str = Field(description="the git host, as https://git.example.org; the repository is HOST/owner/name.git")
+
+    @field_validator("host")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("https", "http") or not parts.netloc:
+            raise ValueError("must begin with https:// or http://")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(f"holds more than an address; the token belongs into {cls.variable}")
+        return value.rstrip("/")
+
+    def address(self, repo: str) -> str:
+        return f"{self.host}/{repo}"
+
+    def listed(self, repo: str, revision: str | None = None) -> Remote | None:
+        return self._git(repo).listed(revision)
+
+    def fetch(self, repo: str, remote: Remote, folder: Path) -> None:
+        self._git(repo).fetch(remote, folder)
+
+    def push(self, repo: str, bundle: Bundle, remote: Remote | None, sent: Callable[[int], None]) -> str:
+        if remote is None:
+            steps = " ".join(self.by_hand(repo, bundle.kind))
+            raise HubError(f"there is no repository {repo} on {self.host}, and git makes none. {steps}")
+        return self._git(repo).push(bundle, remote, sent)
+
+    def by_hand(self, repo: str, kind: str) -> Sequence[str]:
+        owner, _, name = repo.partition("/")
+        return (
+            f"1. Log in at {self.host} as {owner} and choose: new repository.",
+            f"2. Name: {name}. Visibility: private. Nothing else: no README, no licence, no .gitignore.",
+            f"3. Make an access token that may write; set {self.variable} to it, {self.user_variable} to your name.",
+            "4. Run the same ftx publish again.",
+        )
+
+    def make_public(self, repo: str) -> Sequence[str]:
+        return (f"1. Open {self.address(repo)}, its settings, and set the visibility to public.",)
+
+    def _git(self, repo: str) -> GitHost:
+        user = os.environ.get(self.user_variable)
+        return GitHost(
+            self.hub, f"{self.host}/{repo}.git", user or USER, token(self.variable), self.variable, user or "ftx"
+        )

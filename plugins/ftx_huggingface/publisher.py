@@ -1,0 +1,232 @@
+"""The Hugging Face Hub, or a server that HF_ENDPOINT names, by huggingface_hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from ftx import Bundle, FtxError, HubError, Publisher, RecipeError, Remote, RemoteFile
+from ftx.errors import StorageError
+from ftx.publish.credentials import scrub, token
+from ftx.publish.licence import card_head
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+TOKEN = "HF_TOKEN"  # noqa: S105 (the variable's name)
+DEFAULT = "https://huggingface.co"
+SDKS = ("gradio", "docker", "static")
+FAILED = ("BUILD_ERROR", "CONFIG_ERROR", "NO_APP_FILE", "RUNTIME_ERROR")
+LOG_LINES = 5
+
+
+class HuggingFace(Publisher):
+    """A model repository. The token is HF_TOKEN, or what `hf auth login` saved; it must be one that may write.
+
+    All files go out in one commit, large ones by Xet, or by LFS with HF_HUB_DISABLE_XET=1.
+    """
+
+    name = "huggingface"
+    hub = "Hugging Face"
+    takes = ("adapter", "merged", "model", "app")
+    repo_type: ClassVar[str] = "model"
+    hardware: str | None = Field(None, description="what a Space runs on, as t4-small or zero-a10g; default: the hub's")
+    wait: int = Field(900, ge=0, description="seconds to wait for a Space to run; 0: do not wait")
+
+    def for_kind(self, kind: str) -> Publisher:
+        return Space(**self.model_dump()) if kind == "app" else self
+
+    def address(self, repo: str) -> str:
+        return f"{_endpoint()}/{repo}"
+
+    def listed(self, repo: str, revision: str | None = None) -> Remote | None:
+        from huggingface_hub import RepoFile
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        api = self._api()
+        with self._asking(repo):
+            try:
+                info: Any = api.repo_info(repo, revision=revision, repo_type=self.repo_type)
+            except RevisionNotFoundError:
+                raise HubError(f"{repo} on {self.hub} has no revision '{revision}'") from None
+            except RepositoryNotFoundError as error:
+                if error.response.status_code == 404:
+                    return None
+                raise
+            if info.id != repo:
+                raise HubError(f"{repo} on {self.hub} was renamed to {info.id}: name that with --repo")
+            if info.sha is None:
+                return Remote(None, {}, info.private)
+            entries = api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type=self.repo_type)
+            files = {entry.path: _as_remote(entry) for entry in entries if isinstance(entry, RepoFile)}
+        return Remote(info.sha, files, info.private)
+
+    def fetch(self, repo: str, remote: Remote, folder: Path) -> None:
+        from huggingface_hub import snapshot_download
+
+        with self._asking(repo):
+            snapshot_download(
+                repo,
+                repo_type=self.repo_type,
+                revision=remote.revision,
+                local_dir=folder,
+                endpoint=_endpoint(),
+                token=_token() or False,
+                library_name="ftx",
+            )
+
+    def push(self, repo: str, bundle: Bundle, remote: Remote | None, sent: Callable[[int], None]) -> str:
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        api = self._api()
+        there = remote.files if remote else {}
+        fresh = [name for name, f in bundle.files.items() if name not in there or not f.same_as(there[name])]
+        with self._asking(repo):
+            if remote is None:
+                self._create(repo, api, bundle)
+                parent = api.repo_info(repo, repo_type=self.repo_type).sha
+            else:
+                parent = remote.revision
+            operations: list[Any] = [
+                CommitOperationAdd(path_in_repo=name, path_or_fileobj=bundle.folder / name) for name in fresh
+            ]
+            operations += [CommitOperationDelete(path_in_repo=name) for name in bundle.removed]
+            done = api.create_commit(
+                repo, operations, commit_message=bundle.message, parent_commit=parent, repo_type=self.repo_type
+            )
+        sent(sum(bundle.files[name].size for name in fresh))
+        return str(done.oid)
+
+    def make_public(self, repo: str) -> Sequence[str]:
+        with self._asking(repo):
+            self._api().update_repo_settings(repo, private=False, repo_type=self.repo_type)
+        return ()
+
+    def _create(self, repo: str, api: HfApi, bundle: Bundle) -> None:
+        api.create_repo(repo, private=True, exist_ok=False)
+
+    def _api(self) -> HfApi:
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=_endpoint(), token=_token() or False, library_name="ftx")
+
+    @contextmanager
+    def _asking(self, repo: str) -> Iterator[None]:
+        """Turn what huggingface_hub raises into one sentence."""
+        import httpx2
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
+        try:
+            yield
+        except HfHubHTTPError as error:
+            raise self._answered(repo, error) from None
+        except EntryNotFoundError as error:
+            raise self._failed(repo, error) from None
+        except OfflineModeIsEnabled:
+            raise HubError("HF_HUB_OFFLINE forbids the network; unset it to publish") from None
+        except (httpx2.HTTPError, ConnectionError) as error:
+            raise HubError(
+                f"{self.hub} ({_endpoint()}) cannot be reached: {_line(error)}; what was sent is kept there, run the "
+                "same command again"
+            ) from None
+        except OSError as error:
+            if error.errno is not None:
+                raise StorageError(f"{repo}: this machine's disk does not do: {error.strerror}") from None
+            raise self._failed(repo, error) from None
+        except (ValueError, RuntimeError) as error:  # of LFS, and of hf_xet
+            raise self._failed(repo, error) from None
+
+    def _failed(self, repo: str, error: Exception) -> HubError:
+        why = _line(error)
+        if "quota" in str(error).lower():
+            return HubError(f"{self.hub} has no room for {repo}: {why}; free space there or ask for more")
+        return HubError(f"{self.hub} did not go through with {repo}: {why}; run the same command again")
+
+    def _answered(self, repo: str, error: HfHubHTTPError) -> FtxError:
+        status = error.response.status_code
+        why = scrub(error.server_message or f"it answered {status}", _token()).splitlines()[0]
+        if status == 401:
+            if _token() is None:
+                return HubError(f"{self.hub} asks who you are: set {TOKEN} to your token")
+            return HubError(f"{self.hub} does not know this token: check {TOKEN}")
+        if status == 403:
+            return HubError(f"this token may not write to {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
+        if status == 402:
+            return HubError(f"{self.hub} wants a paid plan for {repo}: {why}")
+        if status in (409, 412):
+            return HubError(f"someone else changed {repo} on {self.hub} meanwhile; run the same command again")
+        if status == 404:
+            return HubError(f"{repo} on {self.hub} is gone, or was renamed: look at {self.address(repo)}")
+        if status in (413, 422, 400):
+            return HubError(f"{self.hub} refuses what was sent to {repo}: {why}")
+        if status == 429:
+            return HubError(f"{self.hub} asks for a pause (429); run the same command again in some minutes")
+        return HubError(f"{self.hub} answered {status} for {repo}; run the same command again later")
+
+
+class Space(HuggingFace):
+    """An app on the hub. What it runs by stands in the head of its README.md; secrets are set on its page."""
+
+    repo_type = "space"
+    keeps = (".gitattributes",)
+
+    def address(self, repo: str) -> str:
+        return f"{_endpoint()}/spaces/{repo}"
+
+    def render(self, repo: str, kind: str, folder: Path) -> None:
+        """Raises RecipeError for an app that was rendered for another place."""
+        if card_head(folder).get("sdk") not in SDKS:
+            raise RecipeError(
+                f"the app's README.md names no sdk ({', '.join(SDKS)}), which a Space needs; make the app for "
+                "huggingface or huggingface-docker"
+            )
+
+    def await_start(self, repo: str) -> None:
+        if not self.wait:
+            return
+        api = self._api()
+        with self._asking(repo):
+            try:
+                stage = str(api.wait_for_space(repo, timeout=self.wait).stage)
+            except TimeoutError:
+                raise HubError(
+                    f"{self.address(repo)} holds the app, and does not run after {self.wait} s; look at its page"
+                ) from None
+            if stage not in FAILED:
+                return
+            log = list(api.fetch_space_logs(repo, build=stage in ("BUILD_ERROR", "CONFIG_ERROR")))
+        said = [line.strip() for part in log for line in part.splitlines() if line.strip()][-LOG_LINES:]
+        told = scrub(" | ".join(said), _token()) or "its log is empty"
+        raise HubError(f"{self.address(repo)} holds the app, and does not run ({stage}): {told}")
+
+    def _create(self, repo: str, api: HfApi, bundle: Bundle) -> None:
+        sdk = str(card_head(bundle.folder)["sdk"])
+        hardware: Any = self.hardware
+        api.create_repo(repo, private=True, exist_ok=False, repo_type="space", space_sdk=sdk, space_hardware=hardware)
+
+
+def _as_remote(entry: Any) -> RemoteFile:
+    return RemoteFile(entry.size, entry.lfs.sha256 if entry.lfs else None, None if entry.lfs else entry.blob_id)
+
+
+def _endpoint() -> str:
+    """HF_ENDPOINT as it is now: the client itself reads it when it is imported, maybe long before."""
+    return (os.environ.get("HF_ENDPOINT") or DEFAULT).rstrip("/")
+
+
+def _token() -> str | None:
+    from huggingface_hub import get_token
+
+    return token(TOKEN) or get_token()
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # What LFS complains of has a title, and a line for each object.
+    return scrub(" ".join(lines[:2]) if lines else type(error).__name__, _token())

@@ -1,0 +1,282 @@
+"""Verification: forms that are alike pass, and each planted fault is caught with its reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import chat
+from ftx.artifact import RECEIPT, Artifact, seal
+from ftx.console import Console
+from ftx.export.merge import merge
+from ftx.export.proof import verify
+from ftx.export.quantised import method_of, quantization_of
+from ftx.export.receipt import read_receipt
+from ftx.plugins import load_registry
+from ftx.talk import Sampling, open_talk
+from ftx.train.fit import fit
+from ftx_internlm2.family import InternLM2
+from ftx_quickstart.first_run import BASE
+from ftx_quickstart.picture_run import BASE as SEEING
+from test_natives import make
+from test_train import plan_for
+
+
+def tuned(folder: Path, **options: Any) -> Path:
+    data = folder / "rows.jsonl"
+    data.write_text("\n".join(json.dumps(chat(f"What is {i}?", f"It is {i}.")) for i in range(12)) + "\n")
+    artifact = fit(plan_for(BASE, data, folder / "run", train__max_steps=10, train__lr=2e-3, **options))
+    quantization = quantization_of(method_of(artifact, load_registry("none")), InternLM2())
+    merge(artifact, InternLM2(), BASE, folder / "run" / "merged", Console(quiet=True), quantization)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA run over the quickstart's base, and its merged model."""
+    return tuned(tmp_path_factory.mktemp("verify"))
+
+
+def problems(run: Path, other: object) -> str:
+    """What verification says against another form of the run's model."""
+    *good, finding = verify(run, load_registry("none"), others=[str(other)])
+    assert all(one.passed for one in good)
+    assert not finding.passed
+    return "\n".join(finding.problems)
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """The merged model, without its seal."""
+    shutil.copytree(run / "merged", tmp_path / "form", ignore=shutil.ignore_patterns("ftx.json", RECEIPT))
+    return tmp_path / "form"
+
+
+def test_a_run_passes_and_leaves_receipts(run: Path, ftx: Callable[..., Any]) -> None:
+    before = read_receipt(Artifact.open(run / "merged"))
+    assert before is not None and before.passed  # merge wrote it
+    result = ftx("verify", run, "--json")
+    assert result.code == 0
+    assert [(event["form"], event["passed"]) for event in result.events] == [("adapter", True), ("merged", True)]
+    for kind in ("adapter", "merged"):
+        receipt = read_receipt(Artifact.open(run / kind))
+        assert receipt is not None and receipt.passed
+        assert [form["form"] for form in receipt.forms] == ["adapter", "merged"]
+        assert receipt.probes[3].before == ["你是谁？", "我是小书。"]
+
+
+def test_a_receipt_does_not_outlive_its_seal(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "merged", tmp_path / "merged")
+    artifact = Artifact.open(tmp_path / "merged")
+    assert read_receipt(artifact)
+    facts = {key: artifact.manifest[key] for key in ("plan", "base", "data", "metrics")}
+    seal(artifact.folder, "merged", **{**facts, "metrics": {}})
+    assert read_receipt(Artifact.open(tmp_path / "merged")) is None
+
+
+def test_another_template_is_caught(run: Path, copy: Path) -> None:
+    path = copy / "chat_template.jinja"
+    path.write_text(
+        path.read_text().replace("<|im_start|>user", "<|im_start|>human").replace("'<|im_start|>'", "'[INST]'")
+    )
+    assert "the prompt differs from token" in problems(run, copy)
+
+
+def test_a_system_prompt_of_the_templates_own_is_caught(run: Path, copy: Path) -> None:
+    path = copy / "chat_template.jinja"
+    path.write_text("<|im_start|>system\nBe kind.<|im_end|>\n" + path.read_text())
+    assert "another template, system prompt or tokenizer" in problems(run, copy)
+
+
+def test_a_dropped_stop_token_is_caught(run: Path, copy: Path) -> None:
+    config = json.loads((copy / "generation_config.json").read_text())
+    (copy / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": 2}))
+    said = problems(run, copy)
+    assert "does not stop at 3582 '<|im_end|>': answers would not end" in said
+    assert "it goes on where training stops" in said
+
+
+def test_a_merge_in_another_precision_is_caught(run: Path, copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    save_file({name: t.half() for name, t in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    said = problems(run, copy)
+    assert "stores float16 where" in said and "stores bfloat16" in said
+
+
+def test_a_padded_vocabulary_is_caught(run: Path, copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    tensors = load_file(weights)
+    for name in ("model.tok_embeddings.weight", "output.weight"):
+        tensors[name] = torch.cat([tensors[name], torch.zeros(64, tensors[name].shape[1], dtype=torch.bfloat16)])
+    save_file(tensors, weights, metadata={"format": "pt"})
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 64}))
+    assert "its vocabulary has 3,648 rows where training had 3,584" in problems(run, copy)
+
+
+def test_a_changed_tokenizer_is_caught(run: Path, copy: Path, tiny: Path) -> None:
+    shutil.copyfile(tiny / "tokenizer.model", copy / "tokenizer.model")
+    assert "its tokenizer cuts text otherwise" in problems(run, copy)
+
+
+def test_weights_of_another_merge_are_caught(run: Path, copy: Path) -> None:
+    shutil.copyfile(BASE / "model.safetensors", copy / "model.safetensors")
+    assert "logits differ by" in problems(run, copy) or "the answer differs" in problems(run, copy)
+
+
+def test_a_missing_processor_is_caught(tmp_path: Path) -> None:
+    copy = tmp_path / "form"
+    shutil.copytree(SEEING, copy)
+    (copy / "preprocessor_config.json").unlink()
+    assert "image processor" in problems(SEEING, copy)
+
+
+def test_a_changed_file_of_a_sealed_form_is_named(run: Path, tmp_path: Path, ftx: Callable[..., Any]) -> None:
+    shutil.copytree(run / "merged", tmp_path / "merged")
+    path = tmp_path / "merged" / "chat_template.jinja"
+    path.write_text(path.read_text() + " ")
+    result = ftx("verify", run, tmp_path / "merged")
+    assert result.code == 7
+    assert "chat_template.jinja was changed after it was sealed" in result.err
+
+
+@pytest.fixture
+def rounded(tmp_path: Path) -> tuple[Path, Path]:
+    """A native model, and itself saved in 4 bits."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    whole, form = (
+        make("llama", tmp_path / "whole", hidden_size=64, intermediate_size=128, head_dim=16),
+        tmp_path / "four",
+    )
+    (whole / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 631], "pad_token_id": 2}))
+    shutil.copytree(whole, form)
+    for weights in form.glob("*.safetensors"):
+        weights.unlink()
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    AutoModelForCausalLM.from_pretrained(whole, quantization_config=config, dtype=torch.float32).save_pretrained(form)
+    return whole, form
+
+
+def test_a_rounded_form_passes(rounded: tuple[Path, Path]) -> None:
+    whole, form = rounded
+    *_, finding = verify(whole, load_registry("none"), others=[str(form)])
+    assert finding.passed, finding.problems
+    assert finding.difference
+
+
+def test_a_damaged_quantised_layer_is_caught(rounded: tuple[Path, Path]) -> None:
+    whole, form = rounded
+    (weights,) = form.glob("*.safetensors")
+    tensors = load_file(weights)
+    name = next(name for name in tensors if name.endswith("layers.1.mlp.up_proj.weight"))
+    tensors[name] = tensors[name].roll(7)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert "layers.1.mlp.up_proj.weight: its quantised weights are" in problems(whole, form)
+
+
+def served(answer: Callable[[list[dict[str, Any]]], tuple[str, bool]]) -> Iterator[str]:
+    """The address of a server whose answers `answer` gives: text, and whether it stopped by itself."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send({"data": [{"id": "m"}]})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            text, stopped = answer(body["messages"])
+            message = {"message": {"content": text}, "finish_reason": "stop" if stopped else "length"}
+            self._send({"choices": [message]})
+
+        def _send(self, value: Any) -> None:
+            body = json.dumps(value).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(params=[None, "Answer with one word, in Chinese: 好"])
+def endpoint(run: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, str | None]]:
+    """A server of the merged model, which may add a system prompt where none is given."""
+    talk = open_talk(run / "merged", load_registry("none"))
+
+    def answer(messages: list[dict[str, Any]]) -> tuple[str, bool]:
+        from ftx.data.conversation import Message
+
+        turns = [Message(message["role"], message["content"]) for message in messages]
+        talk.system = request.param if turns[0].role != "system" else turns.pop(0).content
+        talk.history = turns[:-1]
+        found = talk.ask(turns[-1].content, Sampling(max_new_tokens=48))
+        return found.text, found.stopped
+
+    for url in served(answer):
+        yield url, request.param
+
+
+def test_a_server_answers_as_trained_or_its_system_prompt_shows(run: Path, endpoint: tuple[str, str | None]) -> None:
+    url, added = endpoint
+    *_, finding = verify(run, load_registry("none"), others=[url])
+    assert finding.passed == (added is None), finding.problems
+    if added:
+        assert "where training says" in "\n".join(finding.problems)
+
+
+def test_qlora_is_merged_as_training_saw_its_base(tmp_path: Path, ftx: Callable[..., Any]) -> None:
+    run = tuned(tmp_path, method={"name": "qlora"})
+    metrics = Artifact.open(run / "merged").manifest["metrics"]
+    assert metrics["max_logit_difference"] < 0.2 * metrics["max_logit_difference_of_stored_base"]
+    result = ftx("verify", run, "--json")
+    assert [event["form"] for event in result.events] == ["adapter", "adapter on the base as stored", "merged"]
+    assert result.code == 0
+    assert ftx("merge", run, "--into", "stored", "--out", tmp_path / "stored").code == 0
+    ours, stored = (load_file(folder / "model.safetensors") for folder in (run / "merged", tmp_path / "stored"))
+    assert not torch.equal(ours["model.layers.0.attention.wqkv.weight"], stored["model.layers.0.attention.wqkv.weight"])
+    assert torch.equal(ours["model.tok_embeddings.weight"], stored["model.tok_embeddings.weight"])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "holds no question"),
+        ('{"q": 1}\n', "line 1 is no"),
+        ('{"question": ["a", "b"]}\n', "turns go question"),
+        ('{"question": "a", "image": "../x.png"}\n', "leaves the folder"),
+    ],
+)
+def test_probes_of_ones_own(run: Path, ftx: Callable[..., Any], tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "probes.jsonl").write_text(text)
+    result = ftx("verify", run, "--probes", tmp_path / "probes.jsonl")
+    assert result.code == 3
+    assert sentence in result.err
+    (tmp_path / "probes.jsonl").write_text('{"question": "What is 3?"}\n')
+    assert ftx("verify", run, "--probes", tmp_path / "probes.jsonl").code == 0
+
+
+def test_what_is_no_form_is_refused(run: Path, ftx: Callable[..., Any], tmp_path: Path) -> None:
+    assert ftx("verify", tmp_path / "none").code == 2
+    result = ftx("verify", run, "nothing")
+    assert result.code == 2 and "neither a folder nor the address of a server" in result.err
+    result = ftx("verify", run, "http://127.0.0.1:9/v1")
+    assert result.code == 5 and "does not answer" in result.err
+    assert ftx("verify", run / "adapter", "--base", tmp_path / "gone").code == 2
