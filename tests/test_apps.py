@@ -441,6 +441,21 @@ def test_an_adapter_is_to_be_merged_first(ftx: Any, tmp_path: Path) -> None:
     assert f"merge it first: ftx merge {adapter}" in said
 
 
+def test_a_run_becomes_an_app_once_it_is_merged(ftx: Any, rows: Path, tmp_path: Path) -> None:
+    run = tmp_path / "cats"
+    trained = ftx("train", "--model", BASE, "--data", rows, "--max-steps", 2, "--lr", 1e-3, "--out", run)
+    assert trained.code == 0, trained.err
+    said = refuse(ftx, tmp_path, "gradio_chat", "--model", run)
+    assert f"is an adapter, and an app wants a whole model; merge it first: ftx merge {run}" in said
+    assert ftx("merge", run).code == 0
+    result = ftx("app", "new", "gradio_chat", "--model", run, "--out", tmp_path / "app", "--set", "system=Be kind.")
+    assert result.code == 0, result.err
+    kept = json.loads((tmp_path / "app/probes.json").read_text())["probes"]
+    assert {probe["system"] for probe in kept} == {"Be kind."}
+    trained_template = (run / "merged/chat_template.jinja").read_text()
+    assert (tmp_path / "app/model/chat_template.jinja").read_text() == trained_template
+
+
 def test_a_model_without_a_stop_token_is_refused(ftx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ftx.apps import make
 

@@ -109,8 +109,9 @@ def ask(url: str, question: str, image: str | None) -> str:
     message = question
     if (HERE / "eyes.py").is_file():
         message = {"text": question, "files": [upload(url, HERE / image)] if image else []}
-    body = json.dumps({"data": [message]}).encode()
     base = url + prefix(url)
+    history = [] if prefix(url) else [None]  # Gradio 4 counts the page's own state among the inputs
+    body = json.dumps({"data": [message, *history]}).encode()
     request = urllib.request.Request(base + "/call/chat", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         event = json.load(answer)["event_id"]

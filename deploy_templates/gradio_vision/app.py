@@ -28,7 +28,7 @@ def chat(message: dict, history: list) -> Iterator[str]:
         raise readable(error) from None
 
 
-textbox = gr.MultimodalTextbox(file_types=["image"], file_count="multiple", sources=["upload"])
+textbox = gr.MultimodalTextbox(file_types=["image"], file_count="multiple")
 textbox.stop_btn = True  # a textbox of one's own comes without; Gradio 4 knows it by another name
 
 page = gr.ChatInterface(
