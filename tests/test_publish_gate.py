@@ -161,6 +161,7 @@ def test_a_secret_that_a_file_holds_is_found_too(
     monkeypatch.setenv("OPENXLAB_TOKEN_FILE", str(tmp_path / "mine"))
     path = adapter / "generation_config.json"
     path.write_text(json.dumps({"eos_token_id": 2, "x": "battery-staple-9"}), "utf-8")
+    monkeypatch.setenv("ANOTHER_PASSWORD_FILE", str(tmp_path / "nothing"))
     assert "holds the value of OPENXLAB_TOKEN" in refused(ftx, resealed(adapter))
 
 

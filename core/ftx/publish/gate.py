@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,7 @@ from typing import Any
 
 from ftx.artifact import MANIFEST, RECEIPT, Artifact
 from ftx.data.secrets import KINDS
-from ftx.errors import FtxError, VerificationError
+from ftx.errors import FtxError, RecipeError, VerificationError
 from ftx.export.receipt import read_receipt
 from ftx.publish.credentials import token
 from ftx.publish.pickles import dangers, is_pickle
@@ -363,7 +364,9 @@ def own_secrets(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     for name in [name for name in found if name.endswith("_FILE")]:
         variable = name.removesuffix("_FILE")
         if SECRET_VARIABLE.search(variable.upper()):
-            found.setdefault(variable, token(variable) or "")
+            # Another program's file may be unreadable; a publisher tells of its own when it asks for it.
+            with suppress(RecipeError):
+                found.setdefault(variable, token(variable) or "")
     return {
         name: value
         for name, value in found.items()
