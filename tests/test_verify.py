@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,19 @@ from safetensors.torch import load_file, save_file
 from conftest import chat
 from ftx.artifact import RECEIPT, Artifact, seal
 from ftx.console import Console
+from ftx.data.conversation import Message
 from ftx.errors import VerificationError
 from ftx.export.merge import merge
 from ftx.export.proof import verify
 from ftx.export.quantised import method_of, quantization_of
 from ftx.export.receipt import read_receipt
 from ftx.plugins import load_registry
-from ftx.talk import Sampling, open_talk
+from ftx.talk import open_talk
 from ftx.train.fit import fit
 from ftx_internlm2.family import InternLM2
 from ftx_quickstart.first_run import BASE
 from ftx_quickstart.picture_run import BASE as SEEING
+from serving import serving
 from test_natives import make
 from test_train import plan_for
 
@@ -189,53 +189,18 @@ def test_a_damaged_quantised_layer_is_caught(rounded: tuple[Path, Path]) -> None
     assert "layers.1.mlp.up_proj.weight: its quantised weights are" in problems(whole, form)
 
 
-def served(answer: Callable[[list[dict[str, Any]]], tuple[str, bool]]) -> Iterator[str]:
-    """The address of a server whose answers `answer` gives: text, and whether it stopped by itself."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._send({"data": [{"id": "m"}]})
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            text, stopped = answer(body["messages"])
-            message = {"message": {"content": text}, "finish_reason": "stop" if stopped else "length"}
-            self._send({"choices": [message]})
-
-        def _send(self, value: Any) -> None:
-            body = json.dumps(value).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @pytest.fixture(params=[None, "Answer with one word, in Chinese: 好"])
 def endpoint(run: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, str | None]]:
-    """A server of the merged model, which may add a system prompt where none is given."""
+    """ftx's own server of the merged model, which may add a system prompt where none is given."""
     talk = open_talk(run / "merged", load_registry("none"))
+    prompt = talk.prompt
 
-    def answer(messages: list[dict[str, Any]]) -> tuple[str, bool]:
-        from ftx.data.conversation import Message
+    def with_system(messages: Sequence[Message]) -> list[int]:
+        added = [Message("system", request.param)] if request.param and messages[0].role != "system" else []
+        return prompt([*added, *messages])
 
-        turns = [Message(message["role"], message["content"]) for message in messages]
-        talk.system = request.param if turns[0].role != "system" else turns.pop(0).content
-        talk.history = turns[:-1]
-        found = talk.ask(turns[-1].content, Sampling(max_new_tokens=48))
-        return found.text, found.stopped
-
-    for url in served(answer):
+    talk.prompt = with_system  # type: ignore[method-assign]
+    with serving(talk, max_new_tokens=48, max_queue=4) as url:
         yield url, request.param
 
 
@@ -244,7 +209,7 @@ def test_a_server_answers_as_trained_or_its_system_prompt_shows(run: Path, endpo
     *_, finding = verify(run, load_registry("none"), others=[url])
     assert finding.passed == (added is None), finding.problems
     if added:
-        assert "where training says" in "\n".join(finding.problems)
+        assert "probe 1: the prompt differs from token" in finding.problems[0]
 
 
 def test_qlora_is_merged_as_training_saw_its_base(tmp_path: Path, ftx: Callable[..., Any]) -> None:

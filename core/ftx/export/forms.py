@@ -242,16 +242,23 @@ class Endpoint(Form):
     model: str | None = None
 
     def say(self, probe: Probe, max_new_tokens: int) -> Said:
+        url = self.url.rstrip("/")
         if self.model is None:
-            self.model = str(self._call("GET", "/models")["data"][0]["id"])
-        body = {
-            "model": self.model,
-            "messages": self._messages(probe),
-            "temperature": 0,
-            "max_tokens": max_new_tokens,
-        }
-        choice = self._call("POST", "/chat/completions", body)["choices"][0]
-        return Said(choice["message"]["content"] or "", choice["finish_reason"] == "stop")
+            self.model = str(self._call("GET", f"{url}/models")["data"][0]["id"])
+        asked = {"model": self.model, "messages": self._messages(probe)}
+        prompt = self._prompt(asked) if probe.image is None else None
+        body = {**asked, "temperature": 0, "max_tokens": max_new_tokens}
+        choice = self._call("POST", f"{url}/chat/completions", body)["choices"][0]
+        return Said(choice["message"]["content"] or "", choice["finish_reason"] == "stop", prompt)
+
+    def _prompt(self, asked: dict[str, Any]) -> list[int] | None:
+        """The prompt's ids from a server that tells them, as vLLM and ftx do; None from another."""
+        try:
+            found = self._call("POST", self.url.rstrip("/").removesuffix("/v1") + "/tokenize", asked)
+        except HubError:
+            return None
+        ids = found.get("tokens") if isinstance(found, dict) else None
+        return ids if isinstance(ids, list) and all(isinstance(i, int) for i in ids) else None
 
     def _messages(self, probe: Probe) -> list[dict[str, Any]]:
         head = [{"role": "system", "content": probe.system}] if probe.system else []
@@ -264,17 +271,17 @@ class Endpoint(Form):
             turns[0]["content"] = [shown, {"type": "text", "text": probe.turns[0]}]  # type: ignore[assignment]
         return [*head, *turns]
 
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
+    def _call(self, method: str, url: str, body: Any = None) -> Any:
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url.rstrip("/") + path, data, headers, method=method)  # noqa: S310
+        request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=WAIT) as answer:  # noqa: S310
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             said = error.read(500).decode("utf-8", "replace")
-            raise HubError(f"{self.url} refuses {path}: {error.code} {said}") from None
+            raise HubError(f"{url} refuses: {error.code} {said}") from None
         except (OSError, ValueError) as error:
-            raise HubError(f"{self.url} does not answer {path}: {error}") from None
+            raise HubError(f"{url} does not answer: {error}") from None
