@@ -16,6 +16,7 @@ from ftx.checkpoint_files import read_json
 from ftx.contracts import DataSource, ImageProcessor, ModelFacts, ModelFamily, Part, TrainMethod
 from ftx.data.choose import check_template_name, choose_template
 from ftx.data.feed import Feed, Samples, make_feed
+from ftx.data.jinja import JinjaTemplate
 from ftx.data.ledger import Ledger
 from ftx.data.load import Prepared, prepare, refuse_rejects
 from ftx.data.mix import Share, epoch_samples
@@ -321,6 +322,14 @@ def family_template(name: str, tokenizer: Tokenizer, family: ModelFamily, folder
     """
     own = family.own_template(folder) if name == "auto" else None
     return own or choose_template(name, tokenizer, family.default_template())
+
+
+def chosen_template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily, base: Path) -> Template:
+    """The template that travelled with what lies in `folder`, or the one called `name`. Raises RecipeError."""
+    travelled = folder / "chat_template.jinja"
+    if name == "auto" and travelled.is_file():
+        return JinjaTemplate(travelled.read_text("utf-8"), tokenizer)
+    return family_template(name, tokenizer, family, base)
 
 
 def _with_family_defaults(written: Written, registry: Registry) -> Written:

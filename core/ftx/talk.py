@@ -14,13 +14,12 @@ from ftx.contracts import ImageProcessor, ModelFamily
 from ftx.data.conversation import IMAGE, Message, Picture, RowError
 from ftx.data.encode import refuse_strange_characters
 from ftx.data.images import look_at, open_picture
-from ftx.data.jinja import JinjaTemplate
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError, RecipeError
 from ftx.export.merge import adapter_base
 from ftx.few_bits import quantization, refuse_narrow
-from ftx.plan import family_template, find_family, generation_eos
+from ftx.plan import chosen_template, find_family, generation_eos
 from ftx.train.fit import arithmetic
 
 if TYPE_CHECKING:
@@ -260,11 +259,3 @@ def _load(
     if bits and device == "cpu":
         refuse_narrow(model)
     return model if adapter is None else attached(model, adapter).eval()
-
-
-def chosen_template(folder: Path, name: str, tokenizer: Tokenizer, family: ModelFamily, base: Path) -> Template:
-    """The template that travelled with what lies in `folder`, or the one called `name`. Raises RecipeError."""
-    travelled = folder / "chat_template.jinja"
-    if name == "auto" and travelled.is_file():
-        return JinjaTemplate(travelled.read_text("utf-8"), tokenizer)
-    return family_template(name, tokenizer, family, base)

@@ -19,13 +19,12 @@ from ftx.checkpoint_files import read_json
 from ftx.contracts import ImageProcessor, ModelFamily
 from ftx.data.conversation import IMAGE, Message
 from ftx.data.images import look_at
-from ftx.data.jinja import JinjaTemplate
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import HubError, ModelError, RecipeError
 from ftx.export.probes import PICTURE, Probe, drawn
 from ftx.export.quantised import hold_as_seen
-from ftx.plan import family_template, generation_eos
+from ftx.plan import chosen_template, generation_eos
 
 if TYPE_CHECKING:
     import torch
@@ -169,12 +168,7 @@ def load(
         model = attached(model, adapter).eval()
     source = adapter or folder
     tokenizer = family.tokenizer(folder)
-    travelled = source / "chat_template.jinja"
-    template = (
-        JinjaTemplate(travelled.read_text("utf-8"), tokenizer)
-        if travelled.is_file()
-        else family_template("auto", tokenizer, family, folder)
-    )
+    template = chosen_template(source, "auto", tokenizer, family, folder)
     stops = generation_eos(source) or tokenizer.eos_ids
     return Loaded(name, model, tokenizer, template, set(stops), family.image_processor(folder), places)
 

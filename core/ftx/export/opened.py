@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ftx.artifact import Artifact, family_of
 from ftx.contracts import ModelFacts, ModelFamily
-from ftx.data.jinja import JinjaTemplate
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError, RecipeError
-from ftx.plan import family_template, find_family, generation_eos
+from ftx.plan import chosen_template, find_family, generation_eos
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
@@ -50,12 +49,7 @@ def open_whole(path: Path, registry: Registry, options: Mapping[str, Any] | None
     family = find_family({**family_of(artifact), **(options or {})}, folder, registry)
     facts = family.inspect(folder)
     tokenizer = family.tokenizer(folder)
-    travelled = folder / "chat_template.jinja"
-    template = (
-        JinjaTemplate(travelled.read_text("utf-8"), tokenizer)
-        if travelled.is_file()
-        else family_template("auto", tokenizer, family, folder)
-    )
+    template = chosen_template(folder, "auto", tokenizer, family, folder)
     if unfit := template.check(tokenizer):
         raise ModelError(*unfit)
     stop_ids = sorted(set(template.stop_ids(tokenizer)) | generation_eos(folder))

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftx.artifact import Artifact, family_of
 from ftx.checkpoint_files import read_json
-from ftx.errors import ModelError, RecipeError
-from ftx.plan import find_family, generation_eos
-from ftx.talk import chosen_template
+from ftx.errors import ModelError
+from ftx.export.opened import open_whole
+from ftx.plan import generation_eos
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
@@ -45,27 +44,20 @@ def servable(path: Path, options: Mapping[str, Any], registry: Registry, name: s
     Raises RecipeError for an adapter, and ModelError for a model that vLLM could not read without remote code, or that
     does not say how to talk or when to stop.
     """
-    if not path.is_dir():
-        raise ModelError(f"{path} does not exist or is no folder")
-    artifact = Artifact.find(path)
-    folder = artifact.folder if artifact else path
-    if (folder / "adapter_config.json").is_file():
-        raise RecipeError(f"{folder} is an adapter; merge it first: ftx merge {path}")
-    family = find_family({**family_of(artifact), **options}, folder, registry)
-    facts = family.inspect(folder)
-    _refuse_remote_code(path, folder, family.layouts)
-    tokenizer = family.tokenizer(folder)
+    whole = open_whole(path, registry, options)
+    folder = whole.folder
+    _refuse_remote_code(path, folder, whole.family.layouts)
     own_file = (folder / "chat_template.jinja").is_file()
-    if not own_file and tokenizer.chat_template is None:
+    if not own_file and whole.tokenizer.chat_template is None:
         raise ModelError(f"{folder} has no chat template; train or merge it with ftx, which writes one")
-    stops = chosen_template(folder, "auto", tokenizer, family, folder).stop_ids(tokenizer)
+    stops = whole.template.stop_ids(whole.tokenizer)
     missing = sorted(set(stops) - generation_eos(folder))
     if missing or not stops:
         raise ModelError(
             f"{folder / 'generation_config.json'} does not list the stop ids {missing or ''} in eos_token_id, so vLLM "
             "would not stop; add them, or train or merge with ftx, which writes them"
         )
-    return Servable(folder, name, own_file, facts.max_positions)
+    return Servable(folder, name, own_file, whole.facts.max_positions)
 
 
 def _refuse_remote_code(path: Path, folder: Path, layouts: tuple[str, ...]) -> None:
