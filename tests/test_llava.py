@@ -513,7 +513,9 @@ def test_export_refuses_in_a_sentence(ftx: Any, pictured: Path, tmp_path: Path) 
     assert "did you mean 'huggingface'?" in told(HUB, "--layout", "hugingface", "--out", tmp_path / "a")
     assert "exists already" in told(HUB, "--layout", "xtuner", "--out", tmp_path)
     assert "does not exist or is no folder" in told(tmp_path / "gone", "--layout", "xtuner", "--out", tmp_path / "a")
-    assert "writes no layout but the model's own" in told(TINY, "--layout", "xtuner", "--out", tmp_path / "a")
+    assert "writes no layout but the model's own" in told(
+        TINY.parent / "llama_tiny", "--layout", "xtuner", "--out", tmp_path / "a"
+    )
     assert "write it as family.a=value" in told(HUB, "--layout", "xtuner", "--out", tmp_path / "a", "--set", "pad=none")
     train(ftx, HUB, pictured, tmp_path / "run", "projector", "--max-steps", 1)
     assert "merge it first" in told(tmp_path / "run", "--layout", "xtuner", "--out", tmp_path / "a")
