@@ -18,10 +18,11 @@ from pydantic import ValidationError
 from conftest import write_rows
 from ftx import DataError, DataSource, FtxError, HubError, RecipeError, RowError
 from ftx.errors import StorageError
+from ftx.git_token import ASKPASS
 from ftx.plugins import load_registry
 from ftx_sources.huggingface import HuggingFace
 from ftx_sources.modelscope import ModelScope
-from ftx_sources.openxlab import ASKPASS, OpenXLab
+from ftx_sources.openxlab import OpenXLab
 from ftx_sources.snapshot import Snapshot
 from hub_servers import TOKEN, GitHost, Hub, HuggingFaceHandler, ModelScopeHandler, git
 
@@ -500,7 +501,7 @@ class TestGit:
     def test_the_token_is_told_to_its_host_only(self, tmp_path: Path, question: str, said: str) -> None:
         script = tmp_path / "askpass"
         script.write_text(ASKPASS, "utf-8")
-        own = {"FTX_GIT_HOST": "git.example.org", "FTX_GIT_USER": "ann", "OPENXLAB_TOKEN": TOKEN}
+        own = {"FTX_GIT_HOST": "git.example.org", "FTX_GIT_USER": "ann", "FTX_GIT_SECRET": TOKEN}
         done = subprocess.run(
             ["sh", script, question], env=os.environ | own, capture_output=True, text=True, check=False
         )

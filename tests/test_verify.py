@@ -273,3 +273,13 @@ def test_an_adapter_that_is_not_what_was_trained_is_caught(run: Path, tmp_path: 
     (tmp_path / "run" / "trainer.safetensors").write_bytes(b"{}")
     with pytest.raises(VerificationError, match="cannot be read"):
         verify(tmp_path / "run", load_registry("none"))
+
+
+def test_a_wrong_form_does_not_speak_against_what_it_was_made_of(run: Path, copy: Path) -> None:
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    manifest = Artifact.open(run / "merged").manifest
+    seal(copy, "merged", **{key: manifest[key] for key in ("plan", "base", "data", "metrics")})
+    problems(run, copy)
+    good, wrong = (read_receipt(Artifact.open(folder)) for folder in (run / "merged", copy))
+    assert good is not None and good.passed
+    assert wrong is not None and not wrong.passed

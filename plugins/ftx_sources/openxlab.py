@@ -19,6 +19,7 @@ from pydantic import Field, field_validator
 
 from ftx.atomic import sha256_of
 from ftx.errors import DataError, FtxError, HubError, RecipeError, StorageError, did_you_mean
+from ftx.git_token import ASKPASS, LOOPBACK, USER
 from ftx_sources.snapshot import CachedSnapshot, scrub
 
 POINTER = re.compile(
@@ -27,18 +28,6 @@ POINTER = re.compile(
 POINTER_SIZE = 1024  # bytes; Git LFS takes nothing longer for a pointer
 LINK = "120000"  # git's mode of a symbolic link
 LINKS_IN_A_ROW = 8
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-USER = "oauth2"  # what git hosts take for the name beside a token when none is given
-
-# Answers git's questions for user and token, but only for the host the token is meant for.
-ASKPASS = """#!/bin/sh
-host=${1#*//}; host=${host#*@}; host=${host%%[/\\"\\']*}
-[ -n "$OPENXLAB_TOKEN" ] && [ "$host" = "$FTX_GIT_HOST" ] || exit 1
-case $1 in
-    Username*) printf '%s\\n' "$FTX_GIT_USER" ;;
-    *) printf '%s\\n' "$OPENXLAB_TOKEN" ;;
-esac
-"""
 OPTIONS = (
     "credential.helper=",  # a helper of the user's might store the token
     "core.hooksPath=/dev/null",
@@ -174,6 +163,7 @@ class OpenXLab(CachedSnapshot):
                 "LC_ALL": "C",  # `_refusal` knows git's English sentences
                 "FTX_GIT_HOST": parts.netloc,
                 "FTX_GIT_USER": os.environ.get("OPENXLAB_USER") or USER,
+                "FTX_GIT_SECRET": token or "",
             }
             environment = {key: value for key, value in os.environ.items() if key not in FOREIGN} | own
             yield _Git(self, folder or Path(private), environment, token)

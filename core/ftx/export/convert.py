@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftx.artifact import Artifact, family_of, seal
+from ftx.artifact import family_of, seal
 from ftx.atomic import whole_folder
 from ftx.errors import ModelError, RecipeError, did_you_mean
+from ftx.export.opened import find_whole
 from ftx.plan import find_family
 
 if TYPE_CHECKING:
@@ -24,14 +25,9 @@ def export(path: Path, layout: str, out: Path, options: Mapping[str, Any], regis
     `options` are the family's name and options, over those that an artefact has. Raises RecipeError for a layout that
     the family does not write, an `out` that exists, an adapter; ModelError; VerificationError for a changed artefact.
     """
-    if not path.is_dir():
-        raise ModelError(f"{path} does not exist or is no folder")
     if out.exists():
         raise RecipeError(f"--out: {out} exists already; give another folder")
-    artifact = Artifact.find(path)
-    source = artifact.folder if artifact else path
-    if (source / "adapter_config.json").is_file():
-        raise RecipeError(f"{source} is an adapter; merge it first: ftx merge {path}")
+    source, artifact = find_whole(path)
     family = find_family({**family_of(artifact), **options}, source, registry)
     if not family.layouts:
         raise RecipeError(f"--layout: family {family.name} writes no layout but the model's own")

@@ -24,7 +24,7 @@ from ftx.export.verify import (
     folder_problems,
     precision_problems,
     tolerance_of,
-    write_receipts,
+    write_receipt_of,
 )
 from ftx.export.weights import write_shards
 
@@ -80,7 +80,7 @@ def merge(
                 **dict(zip(DIFFERENCES, (finding.difference for finding in findings), strict=False)),
             },
         )
-        write_receipts([folder], trained, findings)
+        write_receipt_of(folder, trained, findings)
     merged = Artifact.open(out)
     console.event({"event": "merged", "artifact": str(out), **merged.manifest["metrics"]})
     return merged

@@ -35,8 +35,8 @@ class Whole:
         return len(self.family.parts) > 1
 
 
-def open_whole(path: Path, registry: Registry, options: Mapping[str, Any] | None = None) -> Whole:
-    """Find the model in `path`: a folder, a merged or full result, or a run; no tensor is loaded.
+def find_whole(path: Path) -> tuple[Path, Artifact | None]:
+    """The folder of the whole model in `path`, a folder, a merged or full result, or a run, and its artefact.
 
     Raises ModelError, VerificationError, and RecipeError for an adapter, which is to be merged first.
     """
@@ -46,6 +46,15 @@ def open_whole(path: Path, registry: Registry, options: Mapping[str, Any] | None
     folder = artifact.folder if artifact else path
     if (folder / "adapter_config.json").is_file():
         raise RecipeError(f"{folder} is an adapter; merge it first: ftx merge {path}")
+    return folder, artifact
+
+
+def open_whole(path: Path, registry: Registry, options: Mapping[str, Any] | None = None) -> Whole:
+    """Find the model in `path`: a folder, a merged or full result, or a run; no tensor is loaded.
+
+    Raises ModelError, VerificationError, and RecipeError for an adapter, which is to be merged first.
+    """
+    folder, artifact = find_whole(path)
     family = find_family({**family_of(artifact), **(options or {})}, folder, registry)
     facts = family.inspect(folder)
     tokenizer = family.tokenizer(folder)

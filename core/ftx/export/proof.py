@@ -13,7 +13,7 @@ from ftx.contracts import ModelFamily
 from ftx.errors import ModelError, RecipeError, VerificationError
 from ftx.export.forms import Endpoint, Loaded, load
 from ftx.export.merge import adapter_base
-from ftx.export.probes import PICTURE, Probe, own_probes
+from ftx.export.probes import Probe, own_probes
 from ftx.export.quantised import layer_problems, method_of, quantization_of
 from ftx.export.verify import (
     Finding,
@@ -24,7 +24,7 @@ from ftx.export.verify import (
     precision_problems,
     reading_problems,
     tolerance_of,
-    write_receipts,
+    write_receipt_of,
 )
 from ftx.plan import find_family
 from ftx.train.witness import read_witness
@@ -80,44 +80,50 @@ def verify(
         trained, first = _reference(subject, probes, max_new_tokens, Path(places))
         witness = read_witness(subject.folder.parent) if subject.artifact else None
         findings = [first, *([compare(trained, witness)] if witness else []), *_beside(subject, trained, Path(places))]
-        findings += [_other(other, subject, trained, registry, Path(places), key) for other in others]
-    sealed = [subject.folder, subject.merged, *(Path(other) for other in others)]
-    write_receipts([p for p in sealed if p and (p / MANIFEST).is_file()], trained, findings)
-    return findings
+        beside = {other: _other(other, subject, trained, registry, Path(places), key) for other in others}
+    # A server that is wrong says nothing against the artefact that it was made of.
+    for folder in filter(None, (subject.folder, subject.merged)):
+        write_receipt_of(folder, trained, findings)
+    for other, finding in beside.items():
+        write_receipt_of(Path(other), trained, [*findings, finding])
+    return [*findings, *beside.values()]
 
 
 def find_subject(path: Path, registry: Registry, base: Path | None, options: Mapping[str, Any]) -> Subject:
     """What `path` holds: of a run's adapter and merged model the adapter is the one that training left."""
     if not path.is_dir():
         raise ModelError(f"{path} does not exist or is no folder")
-    artifact = Artifact.find(path)
-    merged = None
-    if artifact and artifact.kind in ("adapter", "merged"):
-        sibling = artifact.folder.parent / ("merged" if artifact.kind == "adapter" else "adapter")
-        other = Artifact.open(sibling) if (sibling / MANIFEST).is_file() else None
-        if (
-            other
-            and other.manifest["base"] == artifact.manifest["base"]
-            and {other.kind, artifact.kind} == {"adapter", "merged"}
-        ):
-            artifact, merged = (artifact, sibling) if artifact.kind == "adapter" else (other, artifact.folder)
+    artifact, merged = _trained_first(Artifact.find(path))
     folder = artifact.folder if artifact else path
-    if (folder / "adapter_config.json").is_file():
-        base = base or (artifact.base if artifact else adapter_base(folder))
-        if not base.is_dir():
-            raise ModelError(f"the base model {base} is not there; give --base FOLDER")
-    else:
-        base = base or (artifact.base if artifact and artifact.base.is_dir() else folder)
+    adapter = (folder / "adapter_config.json").is_file()
+    base = base or _base_of(folder, artifact, adapter)
+    if not base.is_dir():
+        raise ModelError(f"the base model {base} is not there; give --base FOLDER")
     family = find_family({**family_of(artifact), **options}, base, registry)
-    if (
-        artifact
-        and (folder / "adapter_config.json").is_file()
-        and family.fingerprint(base) != artifact.manifest["base"]["fingerprint"]
-    ):
+    if artifact is None or not adapter:
+        return Subject(folder, base, artifact, family, None, merged)
+    if family.fingerprint(base) != artifact.manifest["base"]["fingerprint"]:
         raise ModelError(f"{base} is not the base this adapter was trained on (its weights differ)")
-    known = artifact is not None and artifact.plan.get("method", {}).get("name") in registry.parts["method"]
-    quantization = quantization_of(method_of(artifact, registry), family) if artifact and known else None
+    known = artifact.plan.get("method", {}).get("name") in registry.parts["method"]
+    quantization = quantization_of(method_of(artifact, registry), family) if known else None
     return Subject(folder, base, artifact, family, quantization, merged)
+
+
+def _trained_first(found: Artifact | None) -> tuple[Artifact | None, Path | None]:
+    """The artefact, and the folder of the merged model beside it: of the two the adapter is what training left."""
+    if found is None or found.kind not in ("adapter", "merged"):
+        return found, None
+    sibling = found.folder.parent / ("merged" if found.kind == "adapter" else "adapter")
+    other = Artifact.open(sibling) if (sibling / MANIFEST).is_file() else None
+    if other is None or other.kind == found.kind or other.manifest["base"] != found.manifest["base"]:
+        return found, None
+    return (found, sibling) if found.kind == "adapter" else (other, found.folder)
+
+
+def _base_of(folder: Path, artifact: Artifact | None, adapter: bool) -> Path:
+    if adapter:
+        return artifact.base if artifact else adapter_base(folder)
+    return artifact.base if artifact and artifact.base.is_dir() else folder
 
 
 def _reference(
@@ -182,8 +188,6 @@ def _other(
     other: str, subject: Subject, trained: Trained, registry: Registry, places: Path, key: str | None
 ) -> Finding:
     if other.startswith(("http://", "https://")):
-        if any(probe.image not in (None, PICTURE) for probe in trained.probes) and subject.artifact is None:
-            raise RecipeError("--probes: pictures of one's own are asked of folders alone")
         return compare(trained, Endpoint(other, other, places, key))
     folder = Path(other)
     if not folder.is_dir():

@@ -7,11 +7,12 @@ prompt, greedy text, its end.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftx.artifact import MANIFEST
 from ftx.contracts import ImageProcessor, ModelFamily
 from ftx.export.forms import Form, Loaded, Said
 from ftx.export.probes import Probe
@@ -219,22 +220,25 @@ def tolerance_of(family: ModelFamily, folder: Path) -> float:
     return max(TOLERANCE.get(dtype, TOLERANCE["bfloat16"]) for dtype in dtypes)
 
 
-def write_receipts(folders: Iterable[Path], trained: Trained, findings: Sequence[Finding]) -> None:
-    """Put what was found beside the seal of each artefact."""
-    forms = [finding.as_dict() for finding in findings]
+def write_receipt_of(folder: Path, trained: Trained, findings: Sequence[Finding]) -> None:
+    """Put what was found beside the seal of an artefact; what has no seal gets none."""
+    if not (folder / MANIFEST).is_file():
+        return
     probes = [
         Probed(
-            probe.turns[-1],
-            probe.system,
-            probe.image,
-            said.prompt or [],
-            said.text or "",
-            said.stopped,
-            [*probe.turns[:-1]],
+            *(probe.turns[-1], probe.system, probe.image, said.prompt or [], said.text or "", said.stopped),
+            before=[*probe.turns[:-1]],
         )
         for probe, said in zip(trained.probes, trained.said, strict=True)
     ]
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    for folder in folders:
-        passed = all(finding.passed for finding in findings)
-        write_receipt(folder, Receipt(seal_of(folder), passed, created, trained.max_new_tokens, probes, forms))
+    write_receipt(
+        folder,
+        Receipt(
+            seal=seal_of(folder),
+            passed=all(finding.passed for finding in findings),
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            max_new_tokens=trained.max_new_tokens,
+            probes=probes,
+            forms=[finding.as_dict() for finding in findings],
+        ),
+    )

@@ -25,19 +25,10 @@ from urllib.parse import urlsplit
 from ftx.atomic import sha256_of
 from ftx.contracts import Bundle, Remote, RemoteFile
 from ftx.errors import FtxError, HubError, RecipeError, StorageError
+from ftx.git_token import ASKPASS, LOOPBACK
 from ftx.publish.credentials import scrub
 from ftx.publish.render import linked
 
-ASKPASS = """#!/bin/sh
-host=${1#*//}; host=${host#*@}; host=${host%%[/\\"\\']*}
-[ -n "$FTX_GIT_SECRET" ] && [ "$host" = "$FTX_GIT_HOST" ] || exit 1
-case $1 in
-    Username*) printf '%s\\n' "$FTX_GIT_USER" ;;
-    *) printf '%s\\n' "$FTX_GIT_SECRET" ;;
-esac
-"""
-USER = "oauth2"  # what git hosts take for the name beside a token when none is given
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 OPTIONS = (
     "credential.helper=",  # a helper of the user's might store the token
     "core.hooksPath=/dev/null",

@@ -12,8 +12,9 @@ from pydantic import Field, field_validator
 
 from ftx.contracts import Bundle, Publisher, Remote
 from ftx.errors import HubError
+from ftx.git_token import USER
 from ftx.publish.credentials import token
-from ftx.publish.git_lfs import USER, GitHost
+from ftx.publish.git_lfs import GitHost
 
 
 class GitPublisher(Publisher):
