@@ -452,6 +452,9 @@ def test_a_run_becomes_an_app_once_it_is_merged(ftx: Any, rows: Path, tmp_path: 
     assert result.code == 0, result.err
     kept = json.loads((tmp_path / "app/probes.json").read_text())["probes"]
     assert {probe["system"] for probe in kept} == {"Be kind."}
+    assert ftx("app", "new", "gradio_chat", "--model", run, "--out", tmp_path / "plain").code == 0
+    plain = json.loads((tmp_path / "plain/probes.json").read_text())["probes"]
+    assert len(plain) == 2 and not any(probe["before"] for probe in plain)  # an app is asked one question at a time
     trained_template = (run / "merged/chat_template.jinja").read_text()
     assert (tmp_path / "app/model/chat_template.jinja").read_text() == trained_template
 

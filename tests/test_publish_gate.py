@@ -295,6 +295,12 @@ def test_what_pickles_would_call(tmp_path: Path) -> None:
         packed.writestr("m/data.pkl", pickle.dumps({}))
         packed.writestr("m/code/x.py", "import os")
     assert dangers(path) == ["the code in m/code/x.py"]
+    path.write_bytes(pickle.dumps(_Call()))
+    with zipfile.ZipFile(path, "a") as packed:
+        packed.writestr("m/data.pkl", pickle.dumps({}))
+    assert "posix.system" in dangers(path), "before a zip"
+    path.write_bytes(pickle.dumps(1) + b"cposix\nsystem\n(S'x'\ntR.")
+    assert dangers(path) == ["posix.system"], "in a later stream of the oldest protocol"
     buffer = io.BytesIO()
     torch.save({"w": torch.zeros(1)}, buffer, _use_new_zipfile_serialization=False)
     path.write_bytes(buffer.getvalue()[:-20])

@@ -115,7 +115,11 @@ def test_people_are_told_in_words(ftx: Any, place: Place, adapter: Path) -> None
     result = ftx(*[word for word in place.words(adapter) if word != "--json"])
     assert result.code == 0, result.err
     assert "adapter_model.safetensors" in result.out and "there already" not in result.out
-    assert f"{place.server.url}/" in result.err and ", private; " in result.err and "licence apache-2.0" in result.err
+    assert (
+        f"{place.server.url}/" in result.err
+        and ", not made public; " in " ".join(result.err.split())
+        and "licence apache-2.0" in result.err
+    )
 
 
 def test_public_is_a_second_step(ftx: Any, place: Place, adapter: Path) -> None:

@@ -84,6 +84,7 @@ def test_calculate_refuses(expression: str, why: str) -> None:
         ("x^2 - 5x + 6 = 0", "x = 2, x = 3"),
         ("x**2 = 2", "x = -1.414213562, x = 1.414213562"),
         ("x*x + 2x + 1 = 0", "x = -1"),
+        ("(" * 50 + "1" + ")**2" * 50 + "*x = 1", "x = 1"),
     ],
 )
 def test_solve(equations: str, found: str) -> None:
@@ -104,6 +105,7 @@ def test_solve(equations: str, found: str) -> None:
         ("x + 1", "left = right"),
         ("exit() = x", "more than numbers, letters"),
         ("x = " + "9" * 70, "too large"),
+        ("x*x + x*" + "*".join(["9" * 45] * 5) + " - 2 = 0", "too large"),
         ("", "not one to 6 equations"),
         (",".join(f"x{i}=1" for i in range(9)), "not one to 6 equations"),
     ],

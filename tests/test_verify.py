@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from conftest import chat
 from ftx.artifact import RECEIPT, Artifact, seal
 from ftx.console import Console
 from ftx.data.conversation import Message
-from ftx.errors import VerificationError
+from ftx.errors import HubError, VerificationError
+from ftx.export.forms import Endpoint
 from ftx.export.merge import merge
+from ftx.export.probes import Probe
 from ftx.export.proof import verify
 from ftx.export.quantised import method_of, quantization_of
 from ftx.export.receipt import read_receipt
@@ -237,6 +241,8 @@ def test_qlora_is_merged_as_training_saw_its_base(tmp_path: Path, ftx: Callable[
         ('{"q": 1}\n', "line 1 is no"),
         ('{"question": ["a", "b"]}\n', "turns go question"),
         ('{"question": "a", "image": "../x.png"}\n', "leaves the folder"),
+        ('{"question": "a", "system": 5}\n', "is no text"),
+        ('{"question": "\\ud800"}\n', "line 1 is no"),
     ],
 )
 def test_probes_of_ones_own(run: Path, ftx: Callable[..., Any], tmp_path: Path, text: str, sentence: str) -> None:
@@ -283,3 +289,69 @@ def test_a_wrong_form_does_not_speak_against_what_it_was_made_of(run: Path, copy
     good, wrong = (read_receipt(Artifact.open(folder)) for folder in (run / "merged", copy))
     assert good is not None and good.passed
     assert wrong is not None and not wrong.passed
+
+
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}{{ bos_token }}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def test_a_template_without_system_messages_trains_merges_and_verifies(tmp_path: Path, ftx: Callable[..., Any]) -> None:
+    base, rows = tmp_path / "base", tmp_path / "rows.jsonl"
+    shutil.copytree(BASE, base)
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": NO_SYSTEM}))
+    rows.write_text("\n".join(json.dumps(chat(f"What is {i}?", f"It is {i}.")) for i in range(4)) + "\n")
+    assert ftx("train", "--model", base, "--data", rows, "--max-steps", 1, "--out", tmp_path / "run").code == 0
+    assert ftx("merge", tmp_path / "run").code == 0
+    result = ftx("verify", tmp_path / "run", "--json")
+    assert (result.code, len(result.events)) == (0, 3), result.err
+    receipt = read_receipt(Artifact.open(tmp_path / "run" / "merged"))
+    assert receipt is not None and all(probe.system is None for probe in receipt.probes)
+
+
+def test_a_merge_into_the_stored_base_is_told_and_not_refused(tmp_path: Path, ftx: Callable[..., Any]) -> None:
+    run = tuned(tmp_path, method={"name": "qlora"})
+    shutil.rmtree(run / "merged")
+    assert ftx("merge", run, "--into", "stored").code == 0
+    result = ftx("verify", run, "--json")
+    assert result.code == 0, result.err
+    assert result.events[-1]["max_logit_difference"] > 1
+
+
+def test_the_trainers_model_of_another_run_or_question_is_left_out(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run / "merged", other / "merged")
+    data = tmp_path / "rows.jsonl"
+    data.write_text(json.dumps(chat("What is 1?", "It is 1.")) + "\n")
+    fit(plan_for(BASE, data, tmp_path / "second", train__max_steps=1))
+    shutil.copyfile(tmp_path / "second" / "trainer.safetensors", other / "trainer.safetensors")
+    assert [one.form for one in verify(other, load_registry("none"))] == ["merged"]
+    found = verify(run, load_registry("none"), probes=[Probe(("What is 3?",))])
+    assert [one.form for one in found] == ["adapter", "merged"]
+
+
+@pytest.mark.parametrize("answer", [b"[]", b'{"data": []}', b"no JSON"])
+def test_a_server_that_speaks_otherwise_is_refused(tmp_path: Path, answer: bytes) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        with pytest.raises(HubError):
+            Endpoint(url, url, tmp_path).say(Probe(("a",)), 1)
+        server.shutdown()
+        thread.join()
+    with pytest.raises(HubError):
+        Endpoint("", "http://127.0.0.1:8x/v1", tmp_path).say(Probe(("a",)), 1)

@@ -151,7 +151,7 @@ class Console:
     def _show_published(self, event: Mapping[str, Any]) -> None:
         self.close()
         what = f"{event['sent_files']} files sent" if event["sent_files"] else "it was all there already"
-        seen = "public" if event["public"] else "private"
+        seen = "public" if event["public"] else "not made public"
         self.say(f"{event['address']} holds it at {event['revision'][:12]}, {seen}; {what}")
         for step in event["by_hand"]:
             self.say(step)

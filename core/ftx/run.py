@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 PREFIX = "step-"
 EVENTS = "events.jsonl"
+WITNESS = "trainer.safetensors"  # what the trainer's own model said, for `ftx verify`
 
 
 @dataclass
@@ -80,7 +81,7 @@ def _is_free(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir()}
-    begun = {"plan.json", EVENTS, "rejects.jsonl", CHECKPOINTS}
+    begun = {"plan.json", EVENTS, "rejects.jsonl", WITNESS, CHECKPOINTS}
     if not names:
         return True
     if "plan.json" not in names or not names <= begun or any((folder / CHECKPOINTS).glob("*")):

@@ -15,5 +15,5 @@ def read_settings() -> dict:
     for name, value in settings.items():
         given = os.environ.get("APP_" + name.upper())
         if given is not None:
-            settings[name] = given if value is None else type(value)(given)
+            settings[name] = [given] if isinstance(value, list) else given if value is None else type(value)(given)
     return settings

@@ -27,7 +27,9 @@ def main() -> int:
     parser.add_argument("--url", help="an app that runs already")
     parser.add_argument("--json", action="store_true", help="print the answers, compare nothing")
     given = parser.parse_args()
-    probes = json.loads((HERE / "probes.json").read_text("utf-8"))["probes"]
+    kept = json.loads((HERE / "probes.json").read_text("utf-8"))
+    probes = kept["probes"]
+    GREEDY["APP_MAX_NEW_TOKENS"] = str(kept["max_new_tokens"])  # answers were kept up to there
     if given.url:
         return report(probes, given.url.rstrip("/"), given.json)
     port = free_port()

@@ -81,13 +81,13 @@ class Child:
             self.ask_to_end(signal.SIGKILL)
             self.wait()
 
-    def failure(self, what: str) -> FtxError:
-        """Why it ended, from what it said last."""
+    def failure(self, what: str, room: str) -> FtxError:
+        """Why it ended, from what it said last; `room` says what would need less memory."""
         said = "\n".join(self._lines).lower()
         if any(sign in said for sign in NO_GPU):
             return LMDeployError(f"{what}: LMDeploy finds no GPU here; it needs one of NVIDIA's with its driver")
         if any(sign in said for sign in NO_MEMORY):
-            return OutOfMemory(f"{what}: the GPU's memory is full; lower --cache-share or --session-len, or raise --tp")
+            return OutOfMemory(f"{what}: the GPU's memory is full; {room}")
         if "address already in use" in said:
             return RecipeError(f"{what}: the port is taken; name another with --port")
         if "no space left on device" in said:

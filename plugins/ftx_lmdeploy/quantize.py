@@ -147,7 +147,7 @@ def _run(words: list[str], say: Callable[[str], None]) -> None:
     child = Child(words, say)
     try:
         if child.wait():
-            raise child.failure("the model was not quantised")
+            raise child.failure("the model was not quantised", "take a smaller --length")
     finally:
         child.stop()
 

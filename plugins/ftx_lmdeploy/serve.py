@@ -132,7 +132,7 @@ def serve(
             asked.wait(LOOK_SECONDS)
         if not asked.is_set():
             child.wait()
-            raise child.failure("the server ended")
+            raise child.failure("the server ended", "lower --cache-share or --session-len, or raise --tp")
     finally:
         child.stop()
         for number, handler in before.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftx.apps.probes import PROBES, prompt_ids
 from ftx.apps.serve import app_manifest, asked, running
 from ftx.checkpoint_files import read_json
-from ftx.errors import VerificationError
+from ftx.errors import RecipeError, VerificationError
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
@@ -75,6 +75,8 @@ def _compared(probe: dict[str, Any], said: dict[str, Any], folder: Path, most: i
 def _talk(folder: Path, registry: Registry) -> Talk:
     from ftx.talk import open_talk
 
+    if not (folder / "model").is_dir():
+        raise RecipeError(f"{folder} fetches its model, so that ftx cannot answer for it; check one with its own model")
     return open_talk(folder / "model", registry)
 
 

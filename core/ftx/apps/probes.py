@@ -29,7 +29,8 @@ def write_probes(talk: Talk, artifact: Artifact | None, out: Path, *, system: st
     The answers are those of the artefact's receipt, where it was asked with this system message; else ftx is asked now.
     """
     receipt = read_receipt(artifact) if artifact else None
-    known = [probe for probe in receipt.probes if not probe.image and (probe.system or "") == system] if receipt else []
+    asked = receipt.probes if receipt else []
+    known = [one for one in asked if not (one.image or one.before) and (one.system or "") == system]
     if receipt and known and not pictures:
         most, probes = receipt.max_new_tokens, known[:FEW]
     else:

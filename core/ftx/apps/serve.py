@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -83,6 +84,7 @@ def run_app(folder: Path, python: Path, port: int | None, host: str | None) -> i
         settings["PORT"] = str(port)
     if host is not None:
         settings |= {"APP_HOST": host, "GRADIO_SERVER_NAME": host}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the app ends with us
     app = subprocess.Popen([python, "app.py"], cwd=folder, env={**os.environ, **settings})
     try:
         return app.wait()

@@ -68,7 +68,7 @@ def publish(
         _show(plan, console)
         if dry_run:
             return
-        if not (yes or plan.done):
+        if not yes and (public or not plan.done):
             _confirm(plan)
         try:
             carry_out(plan, console.event)
@@ -89,7 +89,9 @@ def _confirm(plan: Prepared) -> None:
 
     if not sys.stdin.isatty():
         raise RecipeError("nobody is there to be asked; look at it with --dry-run, then add --yes")
-    seen = "for everyone to see" if plan.wish.public else "as a private repository"
+    told = plan.remote is None or plan.remote.private
+    private = "as a private repository" if told else "(only its page tells whether it is private)"
+    seen = "for everyone to see" if plan.wish.public else private
     click.confirm(f"send it to {plan.publisher.address(plan.wish.repo)} {seen}?", abort=True, err=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import mimetypes
 import os
@@ -17,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from ftx.adapters import attached
 from ftx.checkpoint_files import read_json
 from ftx.contracts import ImageProcessor, ModelFamily
-from ftx.data.conversation import IMAGE, Message
+from ftx.data.conversation import IMAGE, Message, RowError
 from ftx.data.images import look_at
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer
 from ftx.errors import HubError, ModelError, RecipeError
-from ftx.export.probes import PICTURE, Probe, drawn
+from ftx.export.probes import PICTURE, Probe, drawn, own_probes
 from ftx.export.quantised import hold_as_seen
 from ftx.plan import chosen_template, generation_eos
 
@@ -77,7 +78,7 @@ class Loaded(Form):
     places: Path  # a folder for the drawn picture
 
     def say(self, probe: Probe, max_new_tokens: int) -> Said:
-        prompt, inputs = self._inputs(self._messages(probe))
+        prompt, inputs = self._asked(probe)
         logits = self._logits(prompt, inputs)
         ids, steps = self._greedy(prompt, inputs, max_new_tokens)
         stopped = bool(ids) and ids[-1] in self.stops
@@ -86,8 +87,26 @@ class Loaded(Form):
 
     def read(self, probe: Probe) -> tuple[list[int], torch.Tensor]:
         """The prompt's ids and the logits at its end, as `Said` has them, without an answer."""
-        prompt, inputs = self._inputs(self._messages(probe))
+        prompt, inputs = self._asked(probe)
         return prompt[0].tolist(), self._logits(prompt, inputs)
+
+    def own_probes(self) -> list[Probe]:
+        """ftx's own that the template takes: not every one has a place for a system message."""
+        return [probe for probe in own_probes(sees=self.images is not None) if self._takes(probe)]
+
+    def _takes(self, probe: Probe) -> bool:
+        try:
+            self._asked(probe)
+        except RecipeError:
+            return False
+        return True
+
+    def _asked(self, probe: Probe) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The probe's ids, and what else the model takes. Raises RecipeError for what it or its template cannot."""
+        try:
+            return self._inputs(self._messages(probe))
+        except RowError as error:
+            raise RecipeError(f"--probes: {error.reason}; {error.remedy}") from None
 
     def _logits(self, prompt: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         import torch
@@ -236,7 +255,12 @@ class Endpoint(Form):
     model: str | None = None
 
     def say(self, probe: Probe, max_new_tokens: int) -> Said:
-        url = self.url.rstrip("/")
+        try:
+            return self._said(self.url.rstrip("/"), probe, max_new_tokens)
+        except (KeyError, IndexError, TypeError):
+            raise HubError(f"{self.url} answers otherwise than OpenAI's chat completions do; is it .../v1?") from None
+
+    def _said(self, url: str, probe: Probe, max_new_tokens: int) -> Said:
         if self.model is None:
             self.model = str(self._call("GET", f"{url}/models")["data"][0]["id"])
         asked = {"model": self.model, "messages": self._messages(probe)}
@@ -277,5 +301,5 @@ class Endpoint(Form):
         except urllib.error.HTTPError as error:
             said = error.read(500).decode("utf-8", "replace")
             raise HubError(f"{url} refuses: {error.code} {said}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise HubError(f"{url} does not answer: {error}") from None

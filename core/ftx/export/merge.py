@@ -15,7 +15,6 @@ from ftx.console import Console
 from ftx.contracts import Layout, ModelFamily
 from ftx.errors import ModelError, RecipeError, VerificationError
 from ftx.export.forms import load
-from ftx.export.probes import own_probes
 from ftx.export.quantised import Seen, seen_base
 from ftx.export.verify import (
     Finding,
@@ -70,6 +69,7 @@ def merge(
         seal(
             folder,
             "merged",
+            into="stored" if quantization is None else "trained",
             plan=artifact.plan,
             base=artifact.manifest["base"],
             data=artifact.manifest["data"],
@@ -96,7 +96,7 @@ def _compared(
         trained = Trained.of(
             unmerged,
             set(artifact.plan["template"]["stop_ids"]),
-            own_probes(sees=unmerged.images is not None),
+            unmerged.own_probes(),
             ANSWER_TOKENS,
             tolerance_of(family, base),
         )

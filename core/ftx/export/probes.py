@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftx.data.conversation import RowError
+from ftx.data.encode import refuse_strange_characters
 from ftx.errors import DataError
 
 if TYPE_CHECKING:
@@ -64,8 +66,13 @@ def _probe(path: Path, number: int, line: str) -> Probe:
             raise TypeError("turns go question, answer, ..., question")
         if image is not None and not (path.parent / image).resolve().is_relative_to(path.parent.resolve()):
             raise ValueError("its image leaves the folder")
-        return Probe(turns, row.get("system"), str(path.parent / image) if image else None)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        system = row.get("system")
+        if not isinstance(system, str | None):
+            raise TypeError("its system message is no text")
+        for text in (*turns, system or ""):
+            refuse_strange_characters(text)
+        return Probe(turns, system, str(path.parent / image) if image else None)
+    except (RowError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f'--probes: {path}, line {number} is no {{"question": ..., "system"?: ..., "image"?: ...}}: {error}'
         ) from None

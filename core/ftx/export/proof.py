@@ -13,7 +13,7 @@ from ftx.contracts import ModelFamily
 from ftx.errors import ModelError, RecipeError, VerificationError
 from ftx.export.forms import Endpoint, Loaded, load
 from ftx.export.merge import adapter_base
-from ftx.export.probes import Probe, own_probes
+from ftx.export.probes import Probe
 from ftx.export.quantised import layer_problems, method_of, quantization_of
 from ftx.export.verify import (
     Finding,
@@ -78,8 +78,10 @@ def verify(
     subject = find_subject(path, registry, base, options or {})
     with tempfile.TemporaryDirectory(prefix="ftx-verify-") as places:
         trained, first = _reference(subject, probes, max_new_tokens, Path(places))
-        witness = read_witness(subject.folder.parent) if subject.artifact else None
-        findings = [first, *([compare(trained, witness)] if witness else []), *_beside(subject, trained, Path(places))]
+        witness = read_witness(subject.artifact) if subject.artifact else None
+        # Of other questions than it was asked the trainer's model tells nothing.
+        asked = witness and [compare(trained, witness)] * any(probe.key in witness.said for probe in trained.probes)
+        findings = [first, *(asked or []), *_beside(subject, trained, Path(places))]
         beside = {other: _other(other, subject, trained, registry, Path(places), key) for other in others}
     # A server that is wrong says nothing against the artefact that it was made of.
     for folder in filter(None, (subject.folder, subject.merged)):
@@ -133,7 +135,7 @@ def _reference(
     quantization = subject.quantization if subject.adapter else None
     name = subject.artifact.kind if subject.artifact else "model"
     form = load(name, subject.family, subject.whole, places, subject.adapter, quantization)
-    asked = probes or own_probes(sees=form.images is not None)
+    asked = probes or form.own_probes()
     stops = (
         set(subject.artifact.plan["template"]["stop_ids"])
         if subject.artifact
@@ -164,14 +166,24 @@ def _beside(subject: Subject, trained: Trained, places: Path) -> Iterator[Findin
         form = load("adapter on the base as stored", subject.family, subject.base, places, subject.adapter)
         yield compare(trained, form, rounded=True)
     if subject.merged:
-        yield _folder(subject.merged, subject, trained, subject.family, places, "merged")
+        stored = subject.quantization is not None and Artifact.open(subject.merged).manifest.get("into") == "stored"
+        yield _folder(subject.merged, subject, trained, subject.family, places, "merged", rounded=stored)
 
 
-def _folder(folder: Path, subject: Subject, trained: Trained, family: ModelFamily, places: Path, name: str) -> Finding:
+def _folder(
+    folder: Path,
+    subject: Subject,
+    trained: Trained,
+    family: ModelFamily,
+    places: Path,
+    name: str,
+    *,
+    rounded: bool = False,
+) -> Finding:
     adapter = folder if (folder / "adapter_config.json").is_file() else None
     form = load(name, family, adapter_base(folder) if adapter else folder, places, adapter)
-    damaged = list(layer_problems(form.model, family, subject.merged or subject.whole))
-    finding = compare(trained, form, rounded=is_rounded(form))
+    damaged = list(layer_problems(form.model, subject.family, subject.merged or subject.whole))
+    finding = compare(trained, form, rounded=rounded or is_rounded(form))
     own = [*folder_problems(trained, folder, form), *missing_processor(subject.whole, folder), *damaged]
     if not adapter and family.name == subject.family.name and not is_rounded(form):
         own += precision_problems(family, subject.whole, folder)

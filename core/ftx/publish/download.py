@@ -62,10 +62,10 @@ def download(named: Named, hub: Publisher, out: Path) -> str:
         for client in CLIENTS:
             shutil.rmtree(begun / client, ignore_errors=True)
         _compare(named, hub, begun, remote.files)
+        Artifact.find(begun)
         os.rename(begun, out)
     except OSError as error:
         raise StorageError(f"{out} could not be written: {error.strerror}; run the same command again") from error
-    Artifact.find(out)
     return remote.revision
 
 

@@ -131,7 +131,9 @@ MORE_SECRETS = {
     "OpenXLab key": re.compile(r"(?i)\b(?:openxlab_?)?(?:ak|sk)[\"']?\s*[=:]\s*[\"'][A-Za-z0-9]{16,}[\"']"),
 }
 NO_CREDENTIALS = {"identity card number", "phone number", "e-mail address"}  # personal, and no key to anything
-SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|_AK|_SK)$")
+SECRET_VARIABLE = re.compile(
+    r"(TOKEN|SECRET|PASSWORD|PASSWD|(?:API|ACCESS|SECRET|PRIVATE|SIGNING|ENCRYPTION)_?KEY|_AK|_SK)$"
+)
 SHORTEST_SECRET = 8  # characters; shorter values of variables would be found anywhere
 # Paths of a machine, in what describes a model. Vocabularies hold anything and are not looked into for them.
 LOCAL_PATH = re.compile(
@@ -354,7 +356,7 @@ def _secrets(raw: bytes) -> Iterator[str]:
         if kind not in NO_CREDENTIALS and pattern.search(text):
             yield f"what looks like a {kind}"
     for variable, value in own_secrets().items():
-        if value.encode() in plain:
+        if os.fsencode(value) in plain:
             yield f"the value of {variable}"
 
 
@@ -366,11 +368,11 @@ def own_secrets(environment: Mapping[str, str] | None = None) -> dict[str, str]:
         if SECRET_VARIABLE.search(variable.upper()):
             # Another program's file may be unreadable; a publisher tells of its own when it asks for it.
             with suppress(RecipeError):
-                found.setdefault(variable, token(variable) or "")
+                found[variable] = found.get(variable) or token(variable) or ""
     return {
-        name: value
+        name: value.strip()
         for name, value in found.items()
-        if SECRET_VARIABLE.search(name.upper()) and len(value) >= SHORTEST_SECRET
+        if SECRET_VARIABLE.search(name.upper()) and len(value.strip()) >= SHORTEST_SECRET
     }
 
 

@@ -127,6 +127,7 @@ class GitHost:
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 git.write(commit, name, about, target)
+                shutil.rmtree(git.folder / ".git" / "lfs" / "objects", ignore_errors=True)  # a second copy
 
     def push(self, bundle: Bundle, remote: Remote, sent: Callable[[int], None]) -> str:
         """One commit on top of the branch that makes it hold the bundle alone; the commit. Raises FtxError."""
@@ -147,7 +148,7 @@ class GitHost:
             raise RecipeError(f"{self.variable} would go to {self.url} in clear: use https")
         for tool in ("git", "git-lfs"):
             if shutil.which(tool) is None:
-                raise RecipeError(f"publishing to {self.hub} needs {tool}: install it, for example: apt install {tool}")
+                raise RecipeError(f"{self.hub} needs {tool}: install it, for example: apt install {tool}")
         with TemporaryDirectory(prefix="git-", dir=near) as work, TemporaryDirectory(prefix="ftx-git-") as private:
             git = Git(self, Path(work), self._environment(Path(private)))
             git.run("init", "--quiet", "--template=", "--initial-branch=main", ".")
@@ -184,7 +185,7 @@ class GitHost:
         low = said.lower().replace(self.url.lower(), "")
         why = _line(scrub(said, self.secret))
         if "no space left" in low:
-            return StorageError("no space left on this machine's disk; nothing was published")
+            return StorageError("no space left on this machine's disk; free some and run the same command again")
         if any(sign in low for sign in UNAUTHORISED):
             return self._unauthorised()
         if "quota" in low or "error: 507" in low or "insufficient storage" in low:
@@ -209,7 +210,7 @@ class GitHost:
             return HubError(
                 f"{self.url} cannot be reached: {why}; what was sent is kept there, run the same command again"
             )
-        return HubError(f"git could not publish to {self.url}: {why}; run the same command again")
+        return HubError(f"git did not go through with {self.url}: {why}; run the same command again")
 
     def _unauthorised(self) -> HubError:
         if not self.secret:

@@ -42,7 +42,9 @@ def dangers(path: Path) -> list[str]:
     """
     found: set[str] = set()
     try:
-        if zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            packed_by_torch = file.read(4) == b"PK\x03\x04"  # as torch decides, whatever stands at the end
+        if packed_by_torch:
             with zipfile.ZipFile(path) as packed:
                 for member in packed.namelist():
                     if member.endswith(".pkl"):
@@ -60,7 +62,7 @@ def dangers(path: Path) -> list[str]:
 def _named_in_streams(file: IO[bytes], found: set[str]) -> None:
     for number in range(STREAMS):
         before = file.tell()
-        if number and file.read(1) != b"\x80":
+        if number and not file.read(1):
             return
         file.seek(before)
         found.update(_named(file))

@@ -194,7 +194,8 @@ def _seal_anew(
     _write(out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
     if receipt:
         forms = [portable(form, swaps) for form in receipt.forms]
-        write_receipt(out, replace(receipt, seal=seal_of(out), forms=forms))
+        probes = [replace(probe, image=portable(probe.image, swaps)) for probe in receipt.probes]
+        write_receipt(out, replace(receipt, seal=seal_of(out), probes=probes, forms=forms))
 
 
 def portable(value: Any, swaps: Mapping[str, str]) -> Any:
@@ -208,5 +209,6 @@ def portable(value: Any, swaps: Mapping[str, str]) -> Any:
     for path, name in swaps.items():
         if len(path) > 1:
             value = value.replace(path, name)
-    local = value.startswith(("/", "~", "../")) and "\n" not in value
+    # A path has two parts or more: "/" and "/no_think" are words.
+    local = (value.startswith(("~/", "../")) or (value.startswith("/") and value.count("/") > 1)) and "\n" not in value
     return PurePosixPath(value).name if local else value

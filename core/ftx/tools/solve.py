@@ -63,12 +63,15 @@ def _poly(node: ast.expr) -> Poly:
                 raise NoResult("it divides by an unknown or by nothing")
             return {key: value / below[()] for key, value in _poly(left).items()}
         case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=2)):
-            return _product(_poly(left), _poly(left))
+            side = _poly(left)  # once: squares within squares would double the work each time
+            return _product(side, side)
     raise NoResult("it holds more than numbers, letters, + - * / and squares")
 
 
 def _sum(a: Poly, b: Poly, sign: int) -> Poly:
     found = {key: a.get(key, Fraction(0)) + sign * b.get(key, Fraction(0)) for key in {**a, **b}}
+    if any(max(abs(value.numerator), value.denominator) > LARGEST for value in found.values()):
+        raise NoResult("a number is too large")
     return {key: value for key, value in found.items() if value}
 
 
