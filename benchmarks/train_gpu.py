@@ -201,7 +201,7 @@ def plan_of(row: Row, place: Path, steps: int) -> Any:
         "data": {
             "sets": [{"path": str(place / "rows.jsonl")}],
             "max_length": row.tokens,
-            "packing": row.real or "none",
+            "packing": row.real or "best_fit",  # full rows, drawn below, are as long as packed ones
         },
         "train": {**train, "lr": 2e-4},
         "out": str(place / "run"),
@@ -228,7 +228,7 @@ def full_batch(ids: torch.Tensor, *, end_to_end: bool) -> dict[str, Any]:
     return batch
 
 
-def run_ftx(row: Row, place: Path, steps: int, profile: bool) -> dict[str, float]:
+def run_ftx(row: Row, place: Path, steps: int, profile: bool) -> dict[str, float | None]:
     from accelerate import Accelerator
 
     from ftx.data.collate import pinned
@@ -265,7 +265,7 @@ def run_ftx(row: Row, place: Path, steps: int, profile: bool) -> dict[str, float
         seen[1] += sum(length**2 for length in lengths)
         return loss.detach()
 
-    return {**timed(step, steps, seen, profile, warm), "load_peak": loading}
+    return {**timed(step, steps, seen, profile, warm), "load_peak": loading, "expected": path.memory.gib}
 
 
 def timed(
@@ -358,8 +358,13 @@ def measured(row: Row, given: argparse.Namespace, limit: float) -> dict[str, Any
         "percent_of_ceiling": round(100 * speed * flops / limit, 1),
         "peak_gib": round(found["peak"] / 2**30, 2),
         "load_peak_gib": round(found["load_peak"] / 2**30, 2),
+        "expected_gib": round(found["expected"], 2) if "expected" in found else None,
         "loss": round(found["loss"], 4),
     }
+
+
+def cell(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def versions() -> dict[str, str]:
@@ -406,8 +411,8 @@ def main() -> None:
     gc.collect()
     torch.cuda.empty_cache()
     print(", ".join(f"{key} {value}" for key, value in versions().items()) + f"; ceiling {limit / 1e12:.0f} TFLOP/s")
-    print("| path | model | method | rows | tokens/s | % | peak GiB | peak GiB loading | loss |")
-    print("|---|---|---|---|--:|--:|--:|--:|--:|", flush=True)
+    print("| path | model | method | rows | tokens/s | % | peak GiB | loading | as `ftx plan` has it | loss |")
+    print("|---|---|---|---|--:|--:|--:|--:|--:|--:|", flush=True)
     results = []
     began = time.monotonic()
     for row in rows:
@@ -419,9 +424,7 @@ def main() -> None:
                 about = {**versions(), "ceiling_tflops": round(limit / 1e12, 1), "steps": given.steps, "rows": results}
                 given.out.write_text(json.dumps(about, indent=1) + "\n")
             print(
-                "| "
-                + " | ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in found.values())
-                + " |",
+                "| " + " | ".join(map(cell, found.values())) + " |",
                 flush=True,
             )
         elif given.stop:

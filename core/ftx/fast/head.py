@@ -36,7 +36,7 @@ class HeadLoss(torch.autograd.Function):
             if dhidden is not None:
                 torch.mm(logits, dense, out=dhidden[part])
             if dweight is not None:
-                dweight += torch.mm(logits.t(), hidden[part])
+                _add_product(dweight, logits.t(), hidden[part])
         ctx.save_for_backward(dhidden, dweight)
         return each.double().sum()
 
@@ -44,6 +44,16 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         made = [None if one is None else one.mul_(given[0].to(one.dtype)) for one in ctx.saved_tensors]
         return made[0], made[1], None, None
+
+
+def _add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
+    """Add x y to `total`, in place; on a GPU in one product that sums as `total` does."""
+    if x.dtype == total.dtype:
+        total.addmm_(x, y)
+    elif x.is_cuda:
+        torch.addmm(total, x, y, out_dtype=total.dtype, out=total)
+    else:
+        total += torch.mm(x, y)
 
 
 def loss_and_gradient(logits: Tensor, targets: Tensor) -> Tensor:
