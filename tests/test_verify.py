@@ -216,6 +216,17 @@ def test_a_server_answers_as_trained_or_its_system_prompt_shows(run: Path, endpo
         assert "probe 1: the prompt differs from token" in finding.problems[0]
 
 
+def test_a_server_that_tells_lengths_alone_is_held_to_them(
+    run: Path, endpoint: tuple[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, added = endpoint
+    monkeypatch.setattr(Endpoint, "_prompt", lambda *_: None)  # as LMDeploy, which has no such route
+    *_, finding = verify(run, load_registry("none"), others=[url])
+    assert finding.passed == (added is None), finding.problems
+    if added:
+        assert "tokens where training had" in finding.problems[0]
+
+
 def test_qlora_is_merged_as_training_saw_its_base(tmp_path: Path, ftx: Callable[..., Any]) -> None:
     run = tuned(tmp_path, method={"name": "qlora"})
     metrics = Artifact.open(run / "merged").manifest["metrics"]

@@ -41,7 +41,8 @@ class Said:
     """What a form made of a probe. What it does not tell is None.
 
     `prompt`: token ids; `logits`: float32 [up to KEPT, words] at the prompt's end; `ids`: of the greedy answer, its end
-    included; `steps`: float32 [tokens of the answer, words], what each of them was chosen by.
+    included; `steps`: float32 [tokens of the answer, words], what each of them was chosen by; `length`: tokens of the
+    prompt, from what does not tell them.
     """
 
     text: str | None = None
@@ -50,6 +51,7 @@ class Said:
     logits: torch.Tensor | None = None
     ids: list[int] | None = None
     steps: torch.Tensor | None = None
+    length: int | None = None
 
 
 class Form(ABC):
@@ -266,8 +268,11 @@ class Endpoint(Form):
         asked = {"model": self.model, "messages": self._messages(probe)}
         prompt = self._prompt(asked) if probe.image is None else None
         body = {**asked, "temperature": 0, "max_tokens": max_new_tokens}
-        choice = self._call("POST", f"{url}/chat/completions", body)["choices"][0]
-        return Said(choice["message"]["content"] or "", choice["finish_reason"] == "stop", prompt)
+        answer = self._call("POST", f"{url}/chat/completions", body)
+        choice = answer["choices"][0]
+        counted = (answer.get("usage") or {}).get("prompt_tokens") if probe.image is None else None
+        stopped = choice["finish_reason"] == "stop"
+        return Said(choice["message"]["content"] or "", stopped, prompt, length=counted)
 
     def _prompt(self, asked: dict[str, Any]) -> list[int] | None:
         """The prompt's ids from a server that tells them, as vLLM and ftx do; None from another."""

@@ -107,13 +107,22 @@ def compare(trained: Trained, form: Form, *, rounded: bool = False) -> Finding:
 
 
 def _prompt_problem(tokenizer: Tokenizer, expected: Said, said: Said) -> str | None:
-    if expected.prompt is None or said.prompt is None or expected.prompt == said.prompt:
+    if expected.prompt is None or expected.prompt == said.prompt:
         return None
+    if said.prompt is None:
+        return _length_problem(len(expected.prompt), said.length)
     at = _first_difference(expected.prompt, said.prompt)
     return (
         f"the prompt differs from token {at + 1} on: {_word(tokenizer, said.prompt, at)} where training had "
         f"{_word(tokenizer, expected.prompt, at)}: another template, system prompt or tokenizer"
     )
+
+
+def _length_problem(expected: int, said: int | None) -> str | None:
+    """Of a server that tells only how long its prompts are, as LMDeploy does."""
+    if said is None or said == expected:
+        return None
+    return f"the prompt has {said} tokens where training had {expected}: another template, system prompt or tokenizer"
 
 
 def _word(tokenizer: Tokenizer, ids: Sequence[int], at: int) -> str:
