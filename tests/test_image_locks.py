@@ -76,7 +76,7 @@ def test_an_image_holds_what_setup_cfg_wants_in_the_versions_of_the_constraints(
 
 
 def test_the_serving_image_holds_lmdeploys_lock() -> None:
-    assert locked("lmdeploy") == pinned(ROOT / "plugins" / "ftx_lmdeploy" / "lmdeploy.lock")
+    assert pinned(ROOT / "plugins" / "ftx_lmdeploy" / "lmdeploy.lock").items() <= locked("lmdeploy").items()
 
 
 def test_the_app_image_holds_what_apps_pin() -> None:
