@@ -3,9 +3,11 @@
 #   make quickstart TORCH_INDEX=URL            take torch from another package index, for example the CPU builds
 #                                              of pytorch.org, so that no CUDA packages are downloaded
 #   PYTHON=python3.12 make test                another Python
+#   make image-cpu BASE_IMAGE=NAME             an image of docker/Dockerfile (image-cuda, image-serve, image-app): docs/images.md
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+BASE_IMAGE ?=
 NAME ?= 小明
 WORKERS ?= 2
 
@@ -15,7 +17,8 @@ TEST := $(VENV)/.test-ready
 # Two test processes with two threads each would fight for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -q
 
-.PHONY: quickstart test test-all lint types help-time base vision-base clean
+.PHONY: quickstart test test-all lint types help-time base vision-base clean \
+	image-cpu image-cuda image-serve image-app image-locks
 
 quickstart: $(RUN)
 	$(BIN)/ftx quickstart --name "$(NAME)"
@@ -48,6 +51,14 @@ vision-base: $(TEST)
 	$(BIN)/python -m ftx_quickstart.build_vision_base --out build/vision_base
 	mkdir -p plugins/ftx_quickstart/vision_base
 	cp build/vision_base/base/* plugins/ftx_quickstart/vision_base/
+
+image-cpu image-cuda image-serve image-app:
+	BASE_IMAGE="$(BASE_IMAGE)" TORCH_INDEX="$(TORCH_INDEX)" sh scripts/image $(@:image-%=%)
+
+# What the images install, with hashes, after a change of setup.cfg, constraints.txt, LMDeploy's lock or the apps' pins.
+image-locks: $(RUN)
+	$(BIN)/pip install -q uv
+	UV=$(BIN)/uv PYTHON=$(BIN)/python sh scripts/image_locks
 
 $(RUN): setup.cfg constraints.txt
 	PYTHON="$(PYTHON)" sh scripts/venv "$(VENV)"

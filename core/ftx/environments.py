@@ -240,7 +240,8 @@ def _version(python: Path) -> str:
 
 
 def _root() -> Path:
-    return cache_root() / "environments"
+    named = os.environ.get("FTX_ENVIRONMENTS")
+    return Path(named) if named else cache_root() / "environments"
 
 
 def _places(environment: Environment) -> list[Path]:
