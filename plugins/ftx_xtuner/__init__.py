@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def ftx_add_commands(group: CommandGroup) -> None:
-    group.add_lazy("xtuner", "ftx_xtuner.command:xtuner", "Take over what XTuner trained, or run it.")
+    group.add_lazy("xtuner", "ftx_xtuner.command:xtuner", "Take over what XTuner trained or was to train, or run it.")
 
 
 @hookimpl

@@ -96,6 +96,26 @@ def adapter(
     _tell(found, out, "adapter", stored, Console(json_lines=json_lines))
 
 
+@xtuner.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The recipe's file; default: stdout.")
+def recipe(config: Path, out: Path | None) -> None:
+    """Write the recipe that trains as CONFIG, a training config of XTuner, says. CONFIG is read and never run."""
+    import yaml
+
+    from ftx import RecipeError
+    from ftx.atomic import write_text
+    from ftx_xtuner.recipe import recipe_of
+
+    text = yaml.safe_dump(recipe_of(config), allow_unicode=True, sort_keys=False, default_flow_style=None)
+    if out is None:
+        click.echo(text, nl=False)
+    elif out.exists():
+        raise RecipeError(f"--out: {out} exists already; give another name")
+    else:
+        write_text(out, text)
+
+
 @xtuner.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog="Example: ftx xtuner run --image ftx:xtuner -- train config.py --work-dir work",
