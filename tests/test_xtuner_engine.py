@@ -53,7 +53,7 @@ def test_xtuners_losses_before_its_first_step_are_ftxs() -> None:
     """The same rows, labels and base: each of its first four packed rows has the loss of one of ours."""
     family = InternLM2()
     row = {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]}
-    talk = conversation(REPLAYS["openai_map_fn"].turns(row), None)
+    talk = conversation(REPLAYS["openai"].turns(row), None)
     sample = named_templates()["default"].encode(talk, family.tokenizer(BASE), typed_specials=True)
     ids, labels = sample.ids * ROWS, sample.labels * ROWS
     pieces = strung([len(sample.ids)] * ROWS, LENGTH)
@@ -71,7 +71,7 @@ def test_xtuners_losses_before_its_first_step_are_ftxs() -> None:
 
 def test_ftx_reads_what_xtuner_trained(ftx: Any, tmp_path: Path) -> None:
     assert ftx("xtuner", "adapter", PTH, "--base", BASE, "--out", "adapter").code == 0
-    assert ftx("xtuner", "merge", PTH, "--base", BASE, "--out", "merged", "--dtype", "float32").code == 0
+    assert ftx("xtuner", "merge", PTH, "--base", BASE, "--out", "merged", "--dtype", "auto").code == 0
     assert read_json(tmp_path / "merged" / "config.json")["model_type"] == "internlm2"
     for form in ("adapter", "merged"):
         assert ftx("chat", form, "--once", QUESTION).out.strip() == ANSWER
