@@ -3,7 +3,7 @@
 #   make quickstart TORCH_INDEX=URL            take torch from another package index, for example the CPU builds
 #                                              of pytorch.org, so that no CUDA packages are downloaded
 #   PYTHON=python3.12 make test                another Python
-#   make image-cpu BASE_IMAGE=NAME             an image of docker/Dockerfile (image-cuda, image-serve, image-app): docs/images.md
+#   make image-cpu BASE_IMAGE=NAME             an image of docker/Dockerfile (image-cuda, -serve, -app, -xtuner): docs/images.md
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
@@ -18,7 +18,7 @@ TEST := $(VENV)/.test-ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -q
 
 .PHONY: quickstart test test-all lint types help-time base vision-base clean \
-	image-cpu image-cuda image-serve image-app image-locks
+	image-cpu image-cuda image-serve image-app image-xtuner image-locks
 
 quickstart: $(RUN)
 	$(BIN)/ftx quickstart --name "$(NAME)"
@@ -52,7 +52,7 @@ vision-base: $(TEST)
 	mkdir -p plugins/ftx_quickstart/vision_base
 	cp build/vision_base/base/* plugins/ftx_quickstart/vision_base/
 
-image-cpu image-cuda image-serve image-app:
+image-cpu image-cuda image-serve image-app image-xtuner:
 	BASE_IMAGE="$(BASE_IMAGE)" TORCH_INDEX="$(TORCH_INDEX)" sh scripts/image $(@:image-%=%)
 
 # What the images install, with hashes, after a change of setup.cfg, constraints.txt, LMDeploy's lock or the apps' pins.

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftx.errors import ModelError
+
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
@@ -34,11 +36,18 @@ def injected(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
 
 
 def attached(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
-    """The model with the adapters of `folder`."""
+    """The model with the adapters of `folder`. Raises ModelError when they are for none of its layers."""
     from peft import PeftModel
+    from peft.utils.error import NoMatchingPeftModuleError
 
     with _targets_taken_literally(model):
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        try:
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        except NoMatchingPeftModuleError:
+            raise ModelError(
+                f"the adapter {folder} tunes layers that the model has not under these names; if XTuner wrote it, "
+                f"run: ftx xtuner adapter {folder} --out FOLDER"
+            ) from None
 
 
 @contextmanager

@@ -15,20 +15,22 @@ if TYPE_CHECKING:
 
 @hookimpl
 def ftx_add_commands(group: CommandGroup) -> None:
-    group.add_lazy("xtuner", "ftx_xtuner.command:xtuner", "Take over what XTuner trained.")
+    group.add_lazy("xtuner", "ftx_xtuner.command:xtuner", "Take over what XTuner trained or was to train, or run it.")
 
 
 @hookimpl
 def ftx_environments() -> Iterable[Environment]:
     """XTuner's own engine, for those who compare with it."""
     from ftx.environments import Environment
+    from ftx_xtuner.engine import IMAGE, NAME
 
     return [
         Environment(
-            name="xtuner",
+            name=NAME,
             pythons=("3.10",),
             requirements=Path(__file__).with_name("xtuner.lock"),
             module="xtuner",
             packages=("xtuner", "torch", "transformers", "mmengine"),
+            image=IMAGE,
         )
     ]

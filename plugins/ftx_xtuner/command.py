@@ -1,7 +1,9 @@
-"""`ftx xtuner`: take over what XTuner trained."""
+"""`ftx xtuner`: take over what XTuner trained, or run XTuner itself."""
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group()
 def xtuner() -> None:
-    """Take over what XTuner trained.
+    """Take over what XTuner trained, or run XTuner itself.
 
     PATH is a .pth file, the folder of that name that DeepSpeed writes, or an adapter on the official names.
     """
@@ -92,6 +94,65 @@ def adapter(
     found = take_over.find(path, base, config, alpha)
     stored = take_over.adapter(found, out, find_family({"name": "auto"}, found.base, registry))
     _tell(found, out, "adapter", stored, Console(json_lines=json_lines))
+
+
+@xtuner.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The recipe's file; default: stdout.")
+def recipe(config: Path, out: Path | None) -> None:
+    """Write the recipe that trains as CONFIG, a training config of XTuner, says. CONFIG is read and never run."""
+    import yaml
+
+    from ftx import RecipeError
+    from ftx.atomic import write_text
+    from ftx_xtuner.recipe import recipe_of
+
+    text = yaml.safe_dump(recipe_of(config), allow_unicode=True, sort_keys=False, default_flow_style=None)
+    if out is None:
+        click.echo(text, nl=False)
+    elif out.exists():
+        raise RecipeError(f"--out: {out} exists already; give another name")
+    else:
+        write_text(out, text)
+
+
+@xtuner.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="Example: ftx xtuner run --image ftx:xtuner -- train config.py --work-dir work",
+)
+@click.option("--image", metavar="NAME", help="Run in this image, as ftx:xtuner, instead of the environment.")
+@click.option(
+    "--mount",
+    "mounts",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="What the image shall see beside this folder and what the command and its config name.",
+)
+@click.option("--gpus", is_flag=True, help="Give the image all GPUs.")
+@click.option("--print", "show", is_flag=True, help="Print the command and end.")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@click.pass_obj
+def run(
+    registry: Registry, /, words: tuple[str, ...], image: str | None, mounts: tuple[Path, ...], gpus: bool, show: bool
+) -> None:
+    """Run COMMAND, a command line of XTuner, in its environment (ftx env create xtuner) or its image.
+
+    It takes the place of ftx: what it prints and its exit code are XTuner's.
+    """
+    from ftx import RecipeError
+    from ftx_xtuner import engine
+
+    if image is None and (mounts or gpus):
+        raise RecipeError(f"{'--mount' if mounts else '--gpus'} is for an image; add --image {engine.IMAGE}")
+    variables = dict(os.environ)
+    if image:
+        command = engine.in_image(words, image, mounts, gpus)
+    else:
+        command, variables = engine.in_environment(words, registry)
+    if show:
+        click.echo(shlex.join(command))
+        return
+    os.execvpe(command[0], command, variables)  # noqa: S606 (no shell)
 
 
 def _tell(found: Found, out: Path, kind: str, dtype: str, console: Console) -> None:

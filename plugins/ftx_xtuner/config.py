@@ -18,6 +18,13 @@ _TEMPLATE = re.compile(r"(?:.*\.)?PROMPT_TEMPLATE\.(\w+)")
 
 
 @dataclass(frozen=True)
+class Name:
+    """A class or function that a config imports, as it calls it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class LoraOptions:
     """A LoRA as the config describes it; None where the value is not written out."""
 
@@ -42,25 +49,41 @@ def read_config(text: str, origin: str) -> TrainingConfig:
     Names stand for what was assigned to them before; anything that would have to be computed counts as not written.
     Raises ModelError, which names `origin`, for text that is no Python.
     """
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ModelError(f"{origin} is no XTuner config: {str(error).splitlines()[0]}") from None
-    names: dict[str, Any] = {}
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            names[statement.targets[0].id] = _value(statement.value, names)
+    tree = _tree(text, origin)
+    names = _assigned(tree)
     model = _mapping(names.get("model"))
     lora = {part: _lora(_mapping(model[key])) for key, part in LORA.items() if isinstance(model.get(key), dict)}
     return TrainingConfig(_base(model, names), _template(tree), lora)
 
 
+def written_out(text: str, origin: str) -> dict[str, Any]:
+    """All that a config assigns, by name; what is imported is a Name. Raises ModelError for text that is no Python."""
+    return _assigned(_tree(text, origin))
+
+
+def _tree(text: str, origin: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ModelError(f"{origin} is no XTuner config: {str(error).splitlines()[0]}") from None
+
+
+def _assigned(tree: ast.Module) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            names[statement.targets[0].id] = _value(statement.value, names)
+    return names
+
+
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """The value of a literal, of dict(...) and of a known name; None for all else."""
+    """The value of a literal, of dict(...) and of a known name, a Name for another one; None for all else."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name):
-        return names.get(node.id)
+        return names.get(node.id, Name(node.id))
+    if isinstance(node, ast.Attribute):
+        return Name(ast.unparse(node))
     if isinstance(node, ast.List | ast.Tuple):
         return [_value(one, names) for one in node.elts]
     if isinstance(node, ast.Dict):
