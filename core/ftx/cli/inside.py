@@ -20,7 +20,7 @@ class Containable(click.Command):
 
 def run_contained(context: click.Context, image: str) -> NoReturn:
     """Run the context's command in `image` ("" for the default one) and end with its exit code. Raises FtxError."""
-    from ftx.cli.run import run_inside
+    from ftx.cli.run_inside import run_inside
     from ftx.containers.call import Asked
 
     words = [str(context.info_name), *context.meta[WORDS]]

@@ -1,4 +1,4 @@
-"""`ftx run`."""
+"""`ftx run`; in a module of another name, as `ftx.cli.run` is what runs the command line itself."""
 
 from __future__ import annotations
 
