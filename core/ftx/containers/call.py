@@ -78,13 +78,15 @@ def _call(asked: Asked, registry: Registry) -> Call:
     gpus = asked.gpus or ("all" if Path("/dev/nvidiactl").exists() else NONE)
     refuse_secret_names(asked.variables)
     cwd = Path.cwd()
-    caches, environment = _caches(words, network)
+    us = (os.geteuid(), os.getegid())
+    user = asked.user or us
+    caches, environment = _caches(words, network) if user == us else ([], {})  # another has none of ours
     ours = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
     return Call(
         image=image_of(asked.image, words, registry, gpus=gpus != NONE),
         words=asked.words,
         cwd=cwd,
-        user=asked.user or (os.geteuid(), os.getegid()),
+        user=user,
         network=network,
         gpus=gpus,
         memory=asked.memory,

@@ -15,8 +15,8 @@ Name = Literal["docker", "podman"]
 NAMES: tuple[Name, ...] = ("docker", "podman")
 # How each tells its architecture, and whether it runs without root.
 ASKED = {
-    "docker": ("info", "--format", "{{.Architecture}} {{.SecurityOptions}} {{.ServerErrors}}"),
-    "podman": ("info", "--format", "{{.Host.Arch}} rootless={{.Host.Security.Rootless}}"),
+    "docker": ("info", "--format", "{{.Architecture}}|{{.SecurityOptions}}|{{range .ServerErrors}}{{.}}{{end}}"),
+    "podman": ("info", "--format", "{{.Host.Arch}}|rootless={{.Host.Security.Rootless}}|"),
 }
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # the kernel's names and those of images
 NEVER = "0001-01-01T00:00:00Z"  # when a container started that did not
@@ -129,12 +129,11 @@ def find_engine(named: str | None = None) -> Engine:
         if shutil.which(name) is None:
             continue
         told = _ask(name, *ASKED[name])
-        architecture, _, rest = told.stdout.strip().partition(" ")
+        architecture, rights, wrong = [*told.stdout.strip().split("|"), "", ""][:3]
         if not told.returncode and architecture:
-            return Engine(
-                name, ARCHITECTURES.get(architecture, architecture), bool(re.search("rootless(?!=false)", rest))
-            )
-        why.append(_unanswered(name, told.stderr or told.stdout))
+            rootless = "rootless" in rights and "rootless=false" not in rights
+            return Engine(name, ARCHITECTURES.get(architecture, architecture), rootless)
+        why.append(_unanswered(name, told.stderr or wrong))
     if why:
         raise ContainerError(why[0])
     wanted = named or "Docker or Podman"

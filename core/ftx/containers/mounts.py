@@ -1,7 +1,8 @@
 """Which folders of the host a command line needs inside, each at its own path, read-only where it is only read.
 
-What the words name is looked up on the host: a file takes its folder along, because rows name pictures beside them; a
-recipe, what it names; an adapter, its base; a folder of links, what they lead to.
+The folder that the command is started in is there to be read. What the words name is looked up on the host: a file takes
+its folder along, because rows name pictures beside them; a recipe, what it names; an adapter, its base; a folder of
+links, what they lead to.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ class Needs:
 def needed(words: list[str], cwd: Path) -> Needs:
     """What the command line `words` reads and writes, started in `cwd`."""
     needs = Needs(cwd)
+    if not _is_own(cwd):  # what no word names is found there, and nothing is written that would be lost
+        needs.reads.add(cwd)
     values = list(values_of(words))
     beside = _begins(words, WRITE_BESIDE)
     for name, value in values:
