@@ -37,7 +37,8 @@ def have_engine() -> dict[str, str]:
 
 def stand_in() -> str:
     """Make the image; its tag. Containers of it need the folders of NEEDED at their own paths."""
-    return _imported({"ftx": ENTRY.encode()}, LINKS, "--change", 'ENTRYPOINT ["/ftx"]')
+    changes = ('ENTRYPOINT ["/ftx"]', "ENV HOME=/home/ftx", "WORKDIR /work")
+    return _imported({"ftx": ENTRY.encode()}, LINKS, *(word for one in changes for word in ("--change", one)))
 
 
 def foreign() -> str:
@@ -55,6 +56,10 @@ def _imported(files: dict[str, bytes], links: dict[str, str], *options: str) -> 
             about = tarfile.TarInfo(name)
             about.size, about.mode = len(content), 0o755
             tar.addfile(about, io.BytesIO(content))
+        for name in ("home/ftx", "work"):
+            about = tarfile.TarInfo(name)
+            about.type, about.mode = tarfile.DIRTYPE, 0o1777
+            tar.addfile(about)
         for name, target in links.items():
             about = tarfile.TarInfo(name)
             about.type, about.linkname = tarfile.SYMTYPE, target

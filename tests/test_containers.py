@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import yaml
 
-import ftx as package
 from conftest import TINY, write_rows
 from ftx.containers.secret_files import secret_files
 from ftx.publish.credentials import token
@@ -122,15 +121,14 @@ def test_the_users_own_uid_few_rights_and_gpus_on_request(argv: Any) -> None:
     assert '--gpus="device=0,2"' in argv("plan", options=("--gpus", "0,2"))
 
 
-def test_the_image_is_named_the_variables_or_this_versions(argv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = package.__version__
-    assert f"ftx:{version}-cpu" in argv("plan", options=("--gpus", "none"))
-    assert f"ftx:{version}-cuda" in argv("plan", options=("--gpus", "all"))
-    assert f"ftx:{version}-serve" in argv("lmdeploy", "serve", "x")
+def test_the_image_is_named_the_variables_or_ftxs_own(argv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "ftx:cpu" in argv("plan", options=("--gpus", "none"))
+    assert "ftx:cuda" in argv("plan", options=("--gpus", "all"))
+    assert "ftx:serve" in argv("lmdeploy", "serve", "x")
     monkeypatch.setenv("FTX_IMAGE", "registry/mine:1")
     assert "registry/mine:1" in argv("plan")
     assert "registry/other:2" in argv("plan", options=("--image", "registry/other:2"))
-    assert f"ftx:{version}-serve" in argv("plan", options=("--image", "lmdeploy"))
+    assert "ftx:serve" in argv("plan", options=("--image", "lmdeploy"))
 
 
 def test_torchrun_takes_the_place_of_the_images_entry(argv: Any, tmp_path: Path) -> None:
@@ -152,7 +150,7 @@ def test_in_container_hands_on_the_same_words(ftx: Any, monkeypatch: pytest.Monk
     assert result.code == 2
     assert result.err.rstrip().endswith("mine:1 train recipe.yaml --set train.lr=1e-3")
     result = ftx("train", "--in-container", "recipe.yaml")
-    assert result.err.rstrip().endswith(f"ftx:{package.__version__}-cpu train recipe.yaml")
+    assert result.err.rstrip().endswith("ftx:cpu train recipe.yaml")
 
 
 @pytest.mark.parametrize(
@@ -201,21 +199,6 @@ def test_without_an_engine_one_sentence_says_so(ftx: Any, monkeypatch: pytest.Mo
     ]
 
 
-def test_secrets_that_an_engine_put_there_may_have_its_permissions(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from ftx.errors import RecipeError
-    from ftx.publish import credentials
-
-    (tmp_path / "key").write_text("secretsecret")
-    (tmp_path / "key").chmod(0o644)
-    monkeypatch.setenv("FTX_API_KEY_FILE", str(tmp_path / "key"))
-    with pytest.raises(RecipeError, match="others may read"):
-        token("FTX_API_KEY")
-    monkeypatch.setattr(credentials, "GIVEN", tmp_path)
-    assert token("FTX_API_KEY") == "secretsecret"
-
-
 def test_an_empty_key_file_does_not_open_the_server(ftx: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("\n")
     (tmp_path / "key").chmod(0o600)
@@ -232,11 +215,8 @@ def deployed(ftx: Any, tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def test_deploy_writes_valid_files_of_this_version(ftx: Any, deployed: Path) -> None:
-    texts = [path.read_text("utf-8") for path in deployed.iterdir()]
-    assert len(texts) == 4
-    assert not any("VERSION" in text for text in texts)
-    assert any(f"ftx:{package.__version__}-cpu" in text for text in texts)
+def test_deploy_writes_valid_files(ftx: Any, deployed: Path) -> None:
+    assert len(list(deployed.iterdir())) == 4
     checked = [
         ["check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", "compose.gpu.yaml"],
         ["kubernetes_validate", "--strict", "job.yaml"],

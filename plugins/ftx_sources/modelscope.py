@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ftx.errors import FtxError, HubError, RecipeError, did_you_mean
-from ftx.publish.credentials import token
 from ftx_sources.snapshot import COMMIT, CachedSnapshot, scrub
 
 DEFAULT_BRANCH = "master"
@@ -113,8 +112,7 @@ def _client() -> Any:
     if "MODELSCOPE_LOG_LEVEL" not in os.environ:
         # It logs every listing and repeats every error that is raised.
         logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
-    own = token("MODELSCOPE_API_TOKEN")
-    return HubApi(HubConfig(token=own) if own else HubConfig())
+    return HubApi(HubConfig())
 
 
 def _first_commit(answer: Any) -> str | None:

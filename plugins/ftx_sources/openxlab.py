@@ -20,7 +20,6 @@ from pydantic import Field, field_validator
 from ftx.atomic import sha256_of
 from ftx.errors import DataError, FtxError, HubError, RecipeError, StorageError, did_you_mean
 from ftx.git_token import ASKPASS, LOOPBACK, USER
-from ftx.publish import credentials
 from ftx_sources.snapshot import CachedSnapshot, scrub
 
 POINTER = re.compile(
@@ -150,7 +149,7 @@ class OpenXLab(CachedSnapshot):
         if shutil.which("git") is None:
             raise RecipeError(f"the source '{self.name}' needs git: install it")
         parts = urlsplit(self.host)
-        token = credentials.token("OPENXLAB_TOKEN")
+        token = os.environ.get("OPENXLAB_TOKEN")
         if token and parts.scheme == "http" and parts.hostname not in LOOPBACK:
             raise RecipeError(f"OPENXLAB_TOKEN would go to {self.host} in clear: use https")
         with TemporaryDirectory(prefix="ftx-git-") as private:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     epilog="Examples: ftx run -- train recipe.yaml   ftx run -- torchrun --nproc-per-node 8 -m ftx train recipe.yaml",
 )
 @click.option(
-    "--image", metavar="NAME", help="An image, or an environment's name; default: FTX_IMAGE, or this version's."
+    "--image", metavar="NAME", help="An image, or an environment's name; default: FTX_IMAGE, or ftx:cpu or ftx:cuda."
 )
 @click.option("--gpus", metavar="all|none|0,1", help="GPUs inside; default: all that this machine has.")
 @click.option(
@@ -84,7 +84,7 @@ def run_inside(asked: Asked, registry: Registry | None, *, dry_run: bool = False
         if not console.json_lines:
             console.output(shlex.join(command))
         return 0
-    code = carry_out(asked, registry)
+    code = carry_out(asked, registry, console.say)
     if code == HubError.exit_code and not asked.network:
         console.say("note: training has no network in a container; open it with: ftx run --network -- COMMAND")
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -52,7 +53,7 @@ def verify(
         others=others,
         options=given_family(family, settings),
         probes=read_probes(probes) if probes else None,
-        key=token("FTX_API_KEY"),
+        key=os.environ.get("FTX_API_KEY") or token("FTX_API_KEY"),
         max_new_tokens=max_new_tokens,
     )
     for finding in findings:

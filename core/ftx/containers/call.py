@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftx import __version__
 from ftx.containers import run
 from ftx.containers.command import HOST, NONE, Call, ftx_words, network_of, shown, travelling
 from ftx.containers.engine import ContainerError, Engine, find_engine
@@ -51,11 +52,13 @@ def show(asked: Asked, registry: Registry) -> list[str]:
     return shown(replace(call, secrets=files), engine)
 
 
-def carry_out(asked: Asked, registry: Registry) -> int:
-    """Run it; the exit code of ftx inside. Raises FtxError."""
+def carry_out(asked: Asked, registry: Registry, say: Callable[[str], None]) -> int:
+    """Run it; the exit code of ftx inside. `say` gets what the user should know. Raises FtxError."""
     engine = find_engine(asked.engine)
     call = _call(asked, registry)
     image = engine.image(call.image)
+    if image.version not in ("", "<no value>", __version__):
+        say(f"note: {image.name} holds ftx {image.version}, and this is ftx {__version__}")
     secrets = wanted_secrets(_ftx(asked), network=call.network != NONE)
     made = make_writable(call.mounts)
     try:

@@ -12,7 +12,6 @@ WRITES = {
     "compose": ("compose.yaml", "compose.gpu.yaml"),
     "kubernetes": ("job.yaml", "trainjob.yaml"),
 }
-VERSION = "VERSION"  # stands for this ftx's in the names of images
 NEXT = {
     "compose": "read the first lines of compose.yaml, then run: docker compose run --rm train",
     "kubernetes": "adapt what is marked as yours, then run: kubectl apply -f job.yaml",
@@ -29,12 +28,8 @@ def write_files(kind: str, out: Path) -> list[Path]:
     except OSError as error:
         raise StorageError(f"--out: {out} cannot be made: {error.strerror}") from None
     for target in targets:
-        write_text(target, (_files() / kind / target.name).read_text("utf-8").replace(f"ftx:{VERSION}", _image()))
+        write_text(target, (_files() / kind / target.name).read_text("utf-8"))
     return targets
-
-
-def _image() -> str:
-    return f"ftx:{ftx.__version__}"
 
 
 def _files() -> Path:

@@ -20,6 +20,7 @@ ASKED = {
 }
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # the kernel's names and those of images
 NEVER = "0001-01-01T00:00:00Z"  # when a container started that did not
+VERSION = "org.opencontainers.image.version"  # the label
 NO_GPU = ("could not select device driver", "unresolvable cdi devices", "nvidia-container-cli", "setting up cdi")
 FULL = ("no space left on device", "disk quota exceeded")
 FOREIGN = "exec format error"
@@ -33,10 +34,11 @@ class ContainerError(FtxError):
 
 @dataclass(frozen=True)
 class Image:
-    """An image that is here. `architecture` is "amd64" or another of Docker's names."""
+    """An image that is here. `architecture` is "amd64" or another of Docker's names, `version` that of ftx in it."""
 
     name: str
     architecture: str
+    version: str
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,16 @@ class Engine:
 
     def image(self, name: str) -> Image:
         """The image, which must be here: nothing is fetched unasked. Raises ContainerError."""
-        found = self.ask("image", "inspect", "--format", "{{.Architecture}}", name)
+        found = self.ask(
+            "image", "inspect", "--format", f'{{{{.Architecture}}}} {{{{index .Config.Labels "{VERSION}"}}}}', name
+        )
         if found.returncode:
             raise ContainerError(
                 f"there is no image {name} here; fetch it: {self.name} pull {name}, build it from a checkout: "
                 f"make image-cpu, or name another with --image or FTX_IMAGE"
             )
-        return Image(name, found.stdout.strip())
+        architecture, _, version = found.stdout.strip().partition(" ")
+        return Image(name, architecture, version)
 
     def create(self, options: list[str]) -> None:
         """Make a container. Raises FtxError."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ftx import __version__
-
 if TYPE_CHECKING:
     from ftx.environments import Environment
     from ftx.plugins import Registry
@@ -28,8 +26,8 @@ def image_of(named: str | None, words: list[str], registry: Registry, *, gpus: b
 
 
 def ours(target: str) -> str:
-    """The image of this version that `make image-TARGET` builds."""
-    return f"ftx:{__version__}-{target}"
+    """The image that `make image-TARGET` builds."""
+    return f"ftx:{target}"
 
 
 def _with_ftx(environment: Environment) -> str:

@@ -1,8 +1,8 @@
 """Which folders of the host a command line needs inside, each at its own path, read-only where it is only read.
 
-The folder that the command is started in is there to be read. What the words name is looked up on the host: a file takes
-its folder along, because rows name pictures beside them; a recipe, what it names; an adapter, its base; a folder of
-links, what they lead to.
+The folder that the command is started in is there to be read. What the words name is looked up on the host: a file
+takes its folder along, because rows name pictures beside them; a recipe, what it names; an adapter, its base; a folder
+of links, what they lead to.
 """
 
 from __future__ import annotations

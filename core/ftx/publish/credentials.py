@@ -8,14 +8,11 @@ from pathlib import Path
 
 from ftx.errors import RecipeError
 
-# Where Compose, Swarm and Kubernetes put secrets, with permissions of their own; only what runs inside sees them.
-GIVEN = Path("/run/secrets")
-
 
 def token(variable: str) -> str | None:
     """The value of `variable`, or what the file that `variable`_FILE names holds; None without either.
 
-    Raises RecipeError for a file that others may read, but for one that a container's engine put below /run/secrets.
+    Raises RecipeError for a file that others may read.
     """
     value = os.environ.get(variable, "").strip()
     named = os.environ.get(f"{variable}_FILE")
@@ -27,7 +24,7 @@ def token(variable: str) -> str | None:
         text = path.read_text("utf-8").strip()
     except (OSError, ValueError) as error:
         raise RecipeError(f"{variable}_FILE: {path} cannot be read: {error}") from None
-    if about.st_mode & (stat.S_IRWXG | stat.S_IRWXO) and not path.is_relative_to(GIVEN):
+    if about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise RecipeError(f"{variable}_FILE: others may read {path}; run: chmod 600 {path}")
     return text or None
 
