@@ -15,7 +15,7 @@ from ftx.containers import run
 from ftx.containers.command import HOST, NONE, Call, ftx_words, network_of, shown, travelling
 from ftx.containers.engine import ContainerError, Engine, find_engine
 from ftx.containers.images import image_of
-from ftx.containers.mounts import Mount, make_writable, mounts_of, needed, refuse_unreadable
+from ftx.containers.mounts import Mount, make_writable, mounts_of, needed, refuse_unreadable, values_of
 from ftx.containers.secret_files import refuse_secret_names, secret_files, wanted_secrets
 from ftx.data.cache import cache_root
 from ftx.errors import StorageError
@@ -97,8 +97,13 @@ def _call(asked: Asked, registry: Registry) -> Call:
         environment=environment,
         passed=travelling(asked.variables),
         terminal=ours,
-        stdin=not sys.stdin.isatty(),
+        stdin=not sys.stdin.isatty() and _asks(words),
     )
+
+
+def _asks(words: list[str]) -> bool:
+    """Whether the command reads stdin, which others leave to the script that runs them."""
+    return words[:1] in (["chat"], ["login"]) or any(value == "-" for _, value in values_of(words))
 
 
 def _caches(words: Iterable[str], network: str) -> tuple[list[Mount], dict[str, str]]:

@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,7 +21,6 @@ from ftx.errors import FtxError, OutOfMemory
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KILLED = 137  # 128 + SIGKILL
 LOOK_SECONDS = 0.1  # between two tries to reach a container that is about to run
-TAIL = 20  # lines
 # How what the engine says itself begins, or the first process that is not for this machine.
 ENGINES_OWN = re.compile(rb"(docker|podman|Error|Error response from daemon|exec /\S+): ")
 
@@ -42,54 +39,54 @@ def run(call: Call, engine: Engine, image: Image) -> int:
     be started.
     """
     name = f"ftx-{secrets.token_hex(6)}"
-    try:
-        engine.create([f"--name={name}", *options(call, engine)])
-        said = _attached(call, engine, name)
-        return _code(call, engine, image, engine.end(name), said)
-    finally:
-        engine.remove(name)
+    with _handing_in(engine, name):
+        try:
+            engine.create([f"--name={name}", *options(call, engine)])
+            said = _attached(call, engine, name)
+            return _code(call, engine, image, engine.end(name), said)
+        finally:
+            engine.remove(name)
 
 
 def _attached(call: Call, engine: Engine, name: str) -> str:
-    """Start the container and pass on what it says until it ends; what the engine said itself."""
-    command = [engine.name, "start", "--attach"]
-    command += ["--interactive"] if call.stdin or call.terminal else []
-    stdin = None if call.stdin or call.terminal else subprocess.DEVNULL
+    """Start the container and pass on what it says until it ends; what the engine said instead, where it said it."""
+    talks = call.stdin or call.terminal
     # In a group of its own Ctrl-C does not reach it: the signal is handed in once, by us. A terminal needs no hand:
     # there Ctrl-C is a character, and the engine must be in the foreground to read it.
     child = subprocess.Popen(
-        [*command, name],
-        stdin=stdin,
+        [engine.name, "start", "--attach", *(["--interactive"] if talks else []), name],
+        stdin=None if talks else subprocess.DEVNULL,
         stderr=None if call.terminal else subprocess.PIPE,
         process_group=None if call.terminal else 0,
     )
-    with _handing_in(engine, name, child):
-        said = _passed_on(child.stderr) if child.stderr else b""
-        child.wait()
+    said = _passed_on(child.stderr) if child.stderr else b""
+    child.wait()
     return said.decode("utf-8", "replace")
 
 
 def _passed_on(stderr: IO[bytes]) -> bytes:
-    """Copy the container's stderr to ours as it comes; lines of the engine's own are kept back and returned."""
-    kept: deque[bytes] = deque(maxlen=TAIL)
-    begun = True  # whether the next bytes begin a line
+    """Copy the container's stderr to ours as it comes; what is all said and looks like the engine's is returned."""
+    kept = b""
+    passing = False
     for chunk in iter(lambda: os.read(stderr.fileno(), 1 << 16), b""):
-        if begun and ENGINES_OWN.match(chunk):
-            kept.append(chunk)
+        if not passing and ENGINES_OWN.match(chunk):
+            kept += chunk
             continue
-        sys.stderr.buffer.write(chunk)
+        passing = True
+        sys.stderr.buffer.write(kept + chunk)
         sys.stderr.flush()
-        begun = chunk.endswith(b"\n")
-    return b"".join(kept)
+        kept = b""
+    return kept
 
 
 @contextmanager
-def _handing_in(engine: Engine, name: str, child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Hand signals to the container; one that comes before it runs, as soon as it does."""
+def _handing_in(engine: Engine, name: str) -> Iterator[None]:
+    """Hand signals to the container while the block lasts; one that comes before it runs, as soon as it does."""
+    over = threading.Event()
 
     def deliver(number: int) -> None:
-        while child.poll() is None and not engine.signal(name, number):
-            time.sleep(LOOK_SECONDS)
+        while not (over.is_set() or engine.signal(name, number)):
+            over.wait(LOOK_SECONDS)
 
     def handle(number: int, frame: FrameType | None) -> None:
         threading.Thread(target=deliver, args=(number,), daemon=True).start()
@@ -98,6 +95,7 @@ def _handing_in(engine: Engine, name: str, child: subprocess.Popen[bytes]) -> It
     try:
         yield
     finally:
+        over.set()
         for number, handler in before.items():
             signal.signal(number, handler)
 
