@@ -121,4 +121,6 @@ def _killed(call: Call, end: End) -> FtxError:
     if end.out_of_memory:
         more = f"--memory above {call.memory}" if call.memory else "a machine with more memory"
         return OutOfMemory(f"the container ran out of memory and was killed; give {more}, or train with less{resume}")
-    return Killed(f"the container was killed from outside before it could end{resume}")
+    return Killed(
+        f"the container was killed, from outside or by a machine short of memory, before it could end{resume}"
+    )
