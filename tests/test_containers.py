@@ -245,3 +245,16 @@ def test_what_jobs_retry_are_the_ends_that_a_retry_can_mend(deployed: Path) -> N
     final = job["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"]
     never = (errors.RecipeError, errors.DataError, errors.VerificationError, errors.TrainingError)
     assert final == sorted(one.exit_code for one in never)
+
+
+def test_lmdeploy_takes_its_key_from_a_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from ftx_lmdeploy.start import api_key
+
+    monkeypatch.delenv("FTX_API_KEY", raising=False)
+    assert api_key() == ""
+    monkeypatch.setenv("FTX_API_KEY_FILE", str(tmp_path / "key"))
+    (tmp_path / "key").write_text("secretsecret\n")
+    assert api_key() == "secretsecret"
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(SystemExit, match="holds no key"):
+        api_key()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from ftx.artifact import KINDS, MANIFEST
 from ftx.errors import FtxError, ModelError, RecipeError
-from ftx.publish.credentials import token
 
 if TYPE_CHECKING:
     from ftx.talk import Talk
@@ -29,6 +28,8 @@ def refuse_without_packages() -> None:
 
 def api_key(file: Path | None) -> str | None:
     """The key that clients must send: from `file`, else from FTX_API_KEY or its file. Raises RecipeError."""
+    from ftx.publish.credentials import token
+
     key: str | None
     if file is None and os.environ.get(f"{API_KEY}_FILE"):
         key = token(API_KEY) or ""
