@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,8 @@ def write_bytes(target: Path, content: bytes) -> None:
     except OSError as error:
         raise _storage(target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a read-only file system, which holds nothing of ours
+            temporary.unlink()
 
 
 def write_json(target: Path, values: Mapping[str, Any]) -> None:

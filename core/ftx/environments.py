@@ -62,7 +62,8 @@ class Environment:
 
     `pythons` are the versions that fit, as "3.11", the best first; `requirements` is a file of pinned packages;
     `module` must import for it to be sound; `packages` are those whose versions are shown; `image` is a container
-    image that holds the same, for those who prefer one.
+    image that holds the same, for those who prefer one. `target` is the one of ftx's own images that holds ftx and
+    this; `ftx run` takes it for `commands`, as "lmdeploy serve".
     """
 
     name: str
@@ -71,6 +72,8 @@ class Environment:
     module: str
     packages: tuple[str, ...]
     image: str | None = None
+    target: str | None = None
+    commands: tuple[str, ...] = ()
 
 
 State = Literal["ready", "out of date", "not made"]

@@ -68,6 +68,13 @@ class VerificationError(FtxError):
     kind = "verification"
 
 
+class Stalled(FtxError):
+    """Another process of the run ended or answers no more."""
+
+    exit_code = 8
+    kind = "stalled"
+
+
 class TrainingError(FtxError):
     """Training cannot go on: a loss or gradient that is not finite."""
 

@@ -153,6 +153,7 @@ class TrainRecipe(_Section):
     )
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints; default: 10 in a run")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
+    stall_seconds: int = Field(1800, ge=1, description="how long processes wait for each other before they end with 8")
 
     @field_validator("memory", mode="before")
     @classmethod

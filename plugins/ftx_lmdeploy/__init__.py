@@ -34,5 +34,7 @@ def ftx_environments() -> Iterable[Environment]:
             module="lmdeploy",
             packages=("lmdeploy", "torch", "transformers", "triton"),
             image="openmmlab/lmdeploy:v0.18.0-cu12",
+            target="serve",
+            commands=("lmdeploy serve", "quantize"),
         )
     ]

@@ -34,18 +34,18 @@ def run(arguments: list[str]) -> int:
     if not sys.warnoptions:
         _hush_libraries()
     try:
-        main_group().main(arguments, prog_name="ftx", standalone_mode=False)
+        # click returns the code of Context.exit; commands return nothing.
+        done = main_group().main(arguments, prog_name="ftx", standalone_mode=False)
     except FtxError as error:
         console.error(error.kind, error.exit_code, error.problems)
         return error.exit_code
-    except click.exceptions.Exit as done:
-        return done.exit_code
     except click.ClickException as error:
         console.error("usage", 2, [error.format_message()])
         return 2
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does: nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (KeyboardInterrupt, click.Abort):
         console.error("interrupted", STOPPED_AT_ONCE, ["stopped at once; what was saved before is whole"])
         return STOPPED_AT_ONCE
@@ -55,4 +55,4 @@ def run(arguments: list[str]) -> int:
             raise
         console.error(OutOfMemory.kind, OutOfMemory.exit_code, ["there is not enough memory for this model"])
         return OutOfMemory.exit_code
-    return 0
+    return done if isinstance(done, int) else 0

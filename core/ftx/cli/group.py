@@ -23,6 +23,8 @@ COMMANDS = {
     "export": ("ftx.cli.export:export", "Write a whole model in another layout, or as GGUF."),
     "publish": ("ftx.cli.publish:publish", "Send a result to a hub, private first, and prove that it arrived."),
     "download": ("ftx.cli.download:download", "Fetch a model from a hub, whole and checked."),
+    "run": ("ftx.cli.run_inside:run", "Run a command line of ftx inside a container image."),
+    "deploy": ("ftx.cli.deploy:deploy", "Write files for Compose or Kubernetes."),
     "env": ("ftx.cli.env:env", "Environments of their own for plugins that need them."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }

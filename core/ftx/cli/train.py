@@ -8,26 +8,32 @@ from typing import Any
 
 import click
 
+from ftx.cli.inside import Containable, run_contained
 from ftx.cli.options import recipe_options, written_recipe
 from ftx.console import Console
 from ftx.plugins import Registry
 
 
-@click.command(epilog="Example: ftx train --plugin internlm2 --model BASE --data rows.jsonl")
+@click.command(cls=Containable, epilog="Example: ftx train --plugin internlm2 --model BASE --data rows.jsonl")
 @recipe_options
+@click.option("--in-container", metavar="[=IMAGE]", help="Run in a container; ftx run has more options.")
 @click.option("--resume", metavar="PATH|auto", help="Go on from a checkpoint; auto: the newest of this run.")
-@click.pass_obj
+@click.pass_context
 def train(
-    registry: Registry,
+    context: click.Context,
     /,
     recipe: Path | None,
     family: str | None,
     data: tuple[str, ...],
     json_lines: bool,
     resume: str | None,
+    in_container: str | None,
     **given: Any,
 ) -> None:
     """Tune a model as RECIPE (a YAML file) and the flags say; flags win."""
+    if in_container is not None:
+        run_contained(context, in_container)
+    registry: Registry = context.obj
     written = written_recipe(recipe, family, data, given)
     from ftx.plan import make_plan
     from ftx.train.fit import fit

@@ -43,6 +43,7 @@ def verify(
     from ftx.errors import VerificationError
     from ftx.export.probes import read_probes
     from ftx.export.proof import verify as compare_forms
+    from ftx.publish.credentials import token
 
     console = Console(json_lines=json_lines)
     findings = compare_forms(
@@ -52,7 +53,7 @@ def verify(
         others=others,
         options=given_family(family, settings),
         probes=read_probes(probes) if probes else None,
-        key=os.environ.get("FTX_API_KEY"),
+        key=os.environ.get("FTX_API_KEY") or token("FTX_API_KEY"),
         max_new_tokens=max_new_tokens,
     )
     for finding in findings:

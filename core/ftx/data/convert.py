@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -41,7 +41,8 @@ def rows_file(path: Path) -> Iterator[RowsFile]:
     except OSError as error:
         raise StorageError(f"{path} could not be written: {error.strerror}; nothing of it was kept") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a read-only file system, which holds nothing of ours
+            temporary.unlink()
 
 
 @dataclass

@@ -27,8 +27,14 @@ def refuse_without_packages() -> None:
 
 
 def api_key(file: Path | None) -> str | None:
-    """The key that clients must send: from `file`, else from FTX_API_KEY, else None. Raises RecipeError."""
-    if file is None:
+    """The key that clients must send: from `file`, else from FTX_API_KEY or its file. Raises RecipeError."""
+    from ftx.publish.credentials import token
+
+    key: str | None
+    if file is None and os.environ.get(f"{API_KEY}_FILE"):
+        key = token(API_KEY) or ""
+        where = f"{API_KEY}_FILE"
+    elif file is None:
         key = os.environ.get(API_KEY)
         where = API_KEY
     else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.request
 
 from ftx.errors import RecipeError
+from ftx.publish.credentials import token
 from ftx.tools.calculate import NoResult
 
 KEY = "SERPER_API_KEY"
@@ -19,14 +19,14 @@ SECONDS = 20
 
 def refuse_without_key() -> None:
     """Raises RecipeError when there is no key to search with."""
-    if not os.environ.get(KEY):
+    if not token(KEY):
         raise RecipeError(f"--tools search: a search needs a key of serper.dev; set {KEY}, or leave search out")
 
 
 def search(question: str) -> str:
     """The first results, one a line. Raises NoResult."""
     body = json.dumps({"q": question[:LONGEST]}).encode()
-    headers = {"X-API-KEY": os.environ.get(KEY, ""), "Content-Type": "application/json"}
+    headers = {"X-API-KEY": token(KEY) or "", "Content-Type": "application/json"}
     request = urllib.request.Request(ADDRESS, body, headers)
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310

@@ -33,6 +33,7 @@ FREE = {
     "memory",
     "save_every",
     "keep_checkpoints",
+    "stall_seconds",
 }
 
 

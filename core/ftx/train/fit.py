@@ -19,6 +19,7 @@ from ftx.train.batches import Batches
 from ftx.train.memory import chosen
 from ftx.train.optimizer import make_optimizer
 from ftx.train.path import FastPath, adopt, speed_up
+from ftx.train.peers import joined, stalled
 from ftx.train.schedule import rate, step_seed
 from ftx.train.signals import stop_on_signals
 from ftx.train.witness import write_witness
@@ -34,7 +35,7 @@ def fit(plan: Plan, console: Console | None = None, resume: str | None = None) -
 
     `resume` is a checkpoint, a run folder or "auto". Under torchrun every process calls this with the same plan;
     the main one writes. Raises Interrupted after a signal, with a checkpoint saved; TrainingError when a loss or
-    gradient is not finite; OutOfMemory; StorageError.
+    gradient is not finite; Stalled when another process is gone; OutOfMemory; StorageError.
     """
     import torch
 
@@ -43,17 +44,20 @@ def fit(plan: Plan, console: Console | None = None, resume: str | None = None) -
         return _fit(plan, console, resume)
     except torch.OutOfMemoryError:
         raise OutOfMemory(_memory_advice(plan)) from None
+    except RuntimeError as error:
+        if gone := stalled(error, plan):
+            raise gone from error
+        raise
     finally:
         console.close()
 
 
 def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
     import torch
-    from accelerate import Accelerator
 
     start = time.monotonic()
     train = plan.recipe.train
-    accelerator = Accelerator(cpu=train.device == "cpu" or not torch.cuda.is_available())
+    accelerator = joined(plan)
     from_checkpoint = checkpoint.find(resume, plan.out) if resume else None
     run = Run.open(plan, console, fresh=from_checkpoint is None, main=accelerator.is_main_process)
     done = checkpoint.read_step(from_checkpoint, run) if from_checkpoint else 0

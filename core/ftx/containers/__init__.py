@@ -1,0 +1,1 @@
+"""ftx's command lines inside container images, by Docker or Podman."""

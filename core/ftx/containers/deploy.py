@@ -1,0 +1,39 @@
+"""Files with which engines, clusters and editors run ftx, written into a user's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ftx
+from ftx.atomic import write_text
+from ftx.errors import RecipeError, StorageError
+
+WRITES = {
+    "compose": ("compose.yaml", "compose.gpu.yaml"),
+    "kubernetes": ("job.yaml", "trainjob.yaml"),
+}
+NEXT = {
+    "compose": "read the first lines of compose.yaml, then run: docker compose run --rm train",
+    "kubernetes": "adapt what is marked as yours, then run: kubectl apply -f job.yaml",
+}
+
+
+def write_files(kind: str, out: Path) -> list[Path]:
+    """Write the files of `kind` into `out`. Raises RecipeError when one of them is there; StorageError."""
+    targets = [out / name for name in WRITES[kind]]
+    if there := [target for target in targets if target.exists()]:
+        raise RecipeError(f"{there[0]} is there already; move it away, or name another folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"--out: {out} cannot be made: {error.strerror}") from None
+    for target in targets:
+        write_text(target, (_files() / kind / target.name).read_text("utf-8"))
+    return targets
+
+
+def _files() -> Path:
+    """The folder ftx.deploy_templates: inside the installed package, or at the top of a checkout."""
+    package = Path(ftx.__file__).parent
+    places = (package / "deploy_templates", package.parents[1] / "deploy_templates")
+    return next(place for place in places if place.is_dir())

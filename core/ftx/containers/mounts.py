@@ -1,0 +1,274 @@
+"""Which folders of the host a command line needs inside, each at its own path, read-only where it is only read.
+
+The folder that the command is started in is there to be read. What the words name is looked up on the host: a file
+takes its folder along, because rows name pictures beside them; a recipe, what it names; an adapter, its base; a folder
+of links, what they lead to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from ftx.errors import RecipeError
+
+MANIFESTS = {"ftx.json": ("base", "path"), "adapter_config.json": ("base_model_name_or_path",)}
+# Commands that write into or beside the folders they are given, but for those of these options.
+WRITE_BESIDE = (("merge",), ("verify",), ("publish",), ("app", "check"), ("app", "run"))
+ONLY_READ = {"base", "probes", "data", "model", "python"}
+WRITE_LAST = (("data", "convert"), ("data", "split"))  # name what they write last
+RUNS = (("train",), ("quickstart",), ("eval",))  # write below runs/ where no --out says otherwise
+# Folders that belong to the image, or hold too much of the host to be handed over.
+OWN = {
+    "bin",
+    "boot",
+    "dev",
+    "etc",
+    "home",
+    "lib",
+    "lib64",
+    "opt",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "sys",
+    "tmp",
+    "usr",
+    "var",
+}
+LINKS_DEEP = 2  # folders that are looked through for links
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A folder or file of the host that is at the same path inside."""
+
+    path: Path
+    writable: bool = False
+
+
+@dataclass
+class Needs:
+    """What is read and what is written, gathered word by word."""
+
+    cwd: Path
+    reads: set[Path] = field(default_factory=set)
+    writes: set[Path] = field(default_factory=set)
+
+    def named(self, text: str) -> Path | None:
+        """The path that a text names, if it is there."""
+        if not text or "\0" in text or len(text) > os.pathconf("/", "PC_PATH_MAX"):
+            return None
+        path = self.absolute(text)
+        try:
+            return path if path.exists() else None
+        except OSError:  # a name too long for the file system, or a folder that may not be entered
+            return None
+
+    def absolute(self, text: str) -> Path:
+        return Path(os.path.normpath(self.cwd / text))
+
+    def read(self, text: str) -> None:
+        """Take in what `text` names, if it names anything."""
+        for found in [text] if "*" not in text else self._matching(text):
+            path = self.named(found)
+            if path and path not in self.reads:
+                self._read(path)
+
+    def _matching(self, pattern: str) -> list[str]:
+        # Of a pattern the folder that it starts from: what matches lies below, pictures and all.
+        return [str(Path(pattern[: pattern.index("*")] + "x").parent)]
+
+    def write(self, text: str) -> None:
+        """Take in a file or folder that is to be written: the folder that holds it."""
+        self.writes.add(self.absolute(text).parent)
+
+    def write_into(self, path: Path) -> None:
+        """Take in a run or artefact that more is written into or beside: the run, where it is part of one."""
+        self.writes.add(path.parent if (path / "ftx.json").is_file() else path)
+
+    def _read(self, path: Path) -> None:
+        self.reads.add(path if path.is_dir() or _is_own(path.parent) else path.parent)
+        if path.is_file() and path.suffix in (".yaml", ".yml"):
+            self._recipe(path)
+        if path.is_dir():
+            for folder in (path, path / "adapter"):
+                self._base(folder)
+
+    def _recipe(self, path: Path) -> None:
+        # What cannot be read is told inside, by whoever needs it.
+        with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+            for key, value in _leaves(yaml.safe_load(path.read_text("utf-8"))):
+                if key == "out":
+                    self.write(value)
+                else:
+                    self.read(value)
+
+    def _base(self, folder: Path) -> None:
+        for name, keys in MANIFESTS.items():
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                found = json.loads((folder / name).read_text("utf-8"))
+                for key in keys:
+                    found = found[key]
+                if isinstance(found, str) and "/" in found:
+                    self.read(found)
+
+
+def needed(words: list[str], cwd: Path) -> Needs:
+    """What the command line `words` reads and writes, started in `cwd`."""
+    needs = Needs(cwd)
+    if not _is_own(cwd):  # what no word names is found there, and nothing is written that would be lost
+        needs.reads.add(cwd)
+    values = list(values_of(words))
+    beside = _begins(words, WRITE_BESIDE)
+    for name, value in values:
+        if name == "out":
+            needs.write(value)
+            continue
+        needs.read(value)
+        path = needs.named(value)
+        if beside and path and path.is_dir() and name not in ONLY_READ:
+            needs.write_into(path)
+    if _begins(words, WRITE_LAST) and values:
+        needs.write([value for _, value in values][-1])
+    if _begins(words, RUNS) and not needs.writes:
+        needs.writes.add(cwd / "runs")
+    return needs
+
+
+def mounts_of(needs: Needs, given: Iterable[str], caches: Iterable[Mount]) -> list[Mount]:
+    """The folders to mount, outer ones first; `given` are those that --mount names, as PATH or PATH:rw.
+
+    Raises RecipeError for a folder that is the image's or too much of the host, or that is not there.
+    """
+    wanted: dict[Path, bool] = {}
+    for text in given:
+        name, _, mode = text.rpartition(":") if text.endswith((":rw", ":ro")) else (text, "", "ro")
+        path = needs.named(name)
+        if path is None:
+            raise RecipeError(f"--mount {text}: {needs.absolute(name)} is not there")
+        wanted[path] = mode == "rw"
+    for path in needs.writes:
+        wanted[_refuse_own(path)] = True
+    for path in needs.reads:
+        wanted.setdefault(_refuse_own(path), False)
+    for cache in caches:
+        wanted[cache.path] = cache.writable or wanted.get(cache.path, False)
+    for path in list(wanted):
+        for target in _led_to(path):
+            wanted.setdefault(target, wanted[path] and target == path.resolve())
+    return _outermost(wanted)
+
+
+def make_writable(mounts: Iterable[Mount]) -> list[Path]:
+    """Make the folders that are to be written and are not there; those that were made, inner ones first."""
+    made: list[Path] = []
+    for mount in mounts:
+        missing = [p for p in (mount.path, *mount.path.parents) if mount.writable and not p.exists()]
+        try:
+            mount.path.mkdir(parents=True, exist_ok=True) if missing else None
+        except OSError as error:
+            raise RecipeError(f"{mount.path} cannot be made: {error.strerror}; name another place with --out") from None
+        made += missing
+    return made
+
+
+def refuse_unreadable(mounts: Iterable[Mount], user: tuple[int, int]) -> None:
+    """Raises RecipeError for a mount that the user inside could not read or write."""
+    for mount in mounts:
+        if user[0] and not _may(mount, *user):
+            what = "write to" if mount.writable else "read"
+            letters = "rwX" if mount.writable else "rX"
+            raise RecipeError(
+                f"{mount.path} is not open to the user {user[0]}:{user[1]} inside, who must {what} it; run: "
+                f"chmod -R o+{letters} {mount.path}, or name another with --user"
+            )
+
+
+def values_of(words: list[str]) -> Iterator[tuple[str, str]]:
+    """The values among `words`, each with the name of its option, dotted for --set, or "" where it stands alone."""
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            if not equals:
+                continue
+        else:
+            value = word
+        setting = re.fullmatch(r"([a-z_][\w.]*)=(.*)", value, re.DOTALL) if name == "set" else None
+        yield (setting[1], setting[2]) if setting else (name, value)
+        name = ""
+
+
+def _begins(words: list[str], several: Iterable[tuple[str, ...]]) -> bool:
+    return any(tuple(words[: len(one)]) == one for one in several)
+
+
+def _leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in a recipe, with the key or the keys' last."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner, key)
+
+
+def _is_own(path: Path) -> bool:
+    return path == Path("/") or path == Path.home() or (path.parent == Path("/") and path.name in OWN)
+
+
+def _refuse_own(path: Path) -> Path:
+    if _is_own(path):
+        raise RecipeError(f"{path} is not handed to a container as a whole; work in a folder below it")
+    return path
+
+
+def _led_to(path: Path) -> Iterator[Path]:
+    """Where links lead to: the path's own, and those in it that leave it."""
+    real = path.resolve()
+    if real != path:
+        yield real
+    for link in _links(path, LINKS_DEEP):
+        target = link.resolve()
+        folder = target if target.is_dir() else target.parent
+        if target.exists() and not folder.is_relative_to(real):
+            yield target if _is_own(folder) else folder
+
+
+def _links(folder: Path, deep: int) -> Iterator[Path]:
+    if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                yield Path(entry.path)
+            elif deep > 1 and entry.is_dir():
+                yield from _links(Path(entry.path), deep - 1)
+
+
+def _outermost(wanted: dict[Path, bool]) -> list[Mount]:
+    """Without those that lie in another of the same kind."""
+    kept: list[Mount] = []
+    for path, writable in sorted(wanted.items()):
+        around = [mount for mount in kept if path.is_relative_to(mount.path)]
+        if not around or around[-1].writable != writable:
+            kept.append(Mount(path, writable))
+    return kept
+
+
+def _may(mount: Mount, user: int, group: int) -> bool:
+    about = mount.path.stat()
+    bits = about.st_mode >> (6 if about.st_uid == user else 3 if about.st_gid == group else 0)
+    wanted = 4 | (2 if mount.writable else 0) | (1 if mount.path.is_dir() else 0)
+    return bits & wanted == wanted

@@ -1,0 +1,61 @@
+"""Tokens on their way into a container: files that only their reader may open, named by variables, never a value."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from ftx.errors import RecipeError
+from ftx.publish.credentials import token
+from ftx.publish.gate import SECRET_VARIABLE
+
+PLACE = "/run/secrets"  # where Docker's and Compose's secrets are, too
+SERVE_KEY = "FTX_API_KEY"
+HUB_TOKENS = ("HF_TOKEN", "MODELSCOPE_API_TOKEN", "OPENXLAB_TOKEN", "FTX_GIT_TOKEN")
+OTHERS = {"HF_TOKEN": "HF_TOKEN_PATH"}  # variables by which a hub's own client names a file
+
+
+def wanted_secrets(words: list[str], *, network: bool) -> dict[str, str]:
+    """The secrets that a command line may need inside, by variable; none where there is no network to use them on.
+
+    Raises RecipeError for a file that others may read.
+    """
+    if not network:
+        return {}
+    serves = words[:1] == ["serve"] or words[:2] == ["lmdeploy", "serve"]
+    names = (SERVE_KEY,) if serves else (*HUB_TOKENS, SERVE_KEY, "SERPER_API_KEY")
+    return {name: value for name in names if (value := token(name))}
+
+
+@contextmanager
+def secret_files(secrets: Mapping[str, str], user: tuple[int, int]) -> Iterator[dict[str, Path]]:
+    """A file for each secret while the block lasts, readable for `user` alone. Raises RecipeError."""
+    with tempfile.TemporaryDirectory(prefix="ftx-secrets-") as folder:
+        files: dict[str, Path] = {}
+        for name, value in secrets.items():
+            files[name] = Path(folder, name)
+            with os.fdopen(os.open(files[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(value)
+            _give(files[name], user)
+        yield files
+
+
+def refuse_secret_names(names: tuple[str, ...]) -> None:
+    """Raises RecipeError for variables that hold secrets: the engine tells variables to whoever asks it."""
+    for name in names:
+        if SECRET_VARIABLE.search(name.upper()):
+            raise RecipeError(
+                f"--env {name}: tokens are handed over as files; set {name} or {name}_FILE and leave it out"
+            )
+
+
+def _give(path: Path, user: tuple[int, int]) -> None:
+    if user == (os.geteuid(), os.getegid()):
+        return
+    try:
+        os.chown(path, *user)
+    except OSError:
+        raise RecipeError(f"--user {user[0]}:{user[1]}: only root can hand tokens to another user") from None

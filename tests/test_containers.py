@@ -1,0 +1,260 @@
+"""What `ftx run` makes of a command line, before and without an engine; the files of `ftx deploy`."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import TINY, write_rows
+from ftx.containers.secret_files import secret_files
+from ftx.publish.credentials import token
+
+
+def mounts(argv: list[str]) -> dict[str, bool]:
+    """The mounted folders of an engine's command, and whether each may be written."""
+    given = [word.removeprefix("--mount=").split(",") for word in argv if word.startswith("--mount=")]
+    return {one[1].removeprefix("source="): "readonly" not in one for one in given}
+
+
+@pytest.fixture
+def argv(ftx: Any) -> Any:
+    """The engine's command for a command line: argv("train", ..., options=["--gpus", "all"])."""
+
+    def of(*words: object, options: tuple[object, ...] = ()) -> list[str]:
+        result = ftx("run", "--dry-run", *options, "--", *words, "--json")
+        assert result.code == 0, result.err
+        command: list[str] = result.events[0]["command"]
+        return command
+
+    return of
+
+
+def test_what_is_read_cannot_be_written_and_what_is_written_can(
+    argv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data" / "rows.jsonl", 2)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    found = mounts(argv("train", "--model", TINY, "--data", "../data/rows.jsonl", "--out", "runs/a"))
+    read = {str(TINY): False, str(tmp_path / "data"): False, str(tmp_path / "here"): False}
+    assert found == {**read, str(tmp_path / "here/runs"): True, os.environ["FTX_CACHE"]: True}
+    assert not (tmp_path / "here/runs").exists()
+
+
+def test_a_recipe_brings_along_what_it_names(argv: Any, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    rows = write_rows(tmp_path / "rows.jsonl", 2)
+    recipe = {"model": str(TINY), "data": {"sets": [{"path": str(rows)}]}, "out": "../kept/a"}
+    (tmp_path / "here" / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "out": str(tmp_path / "kept" / "a")}))
+    found = mounts(argv("train", "here/recipe.yaml"))
+    assert found[str(TINY)] is False
+    assert found[str(tmp_path)] is False
+    assert found[str(tmp_path / "kept")] is True
+
+
+def test_an_adapter_brings_its_base_and_links_what_they_lead_to(
+    argv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, blobs, run = (tmp_path / name for name in ("base", "blobs", "work/run"))
+    for folder in (base, blobs, run / "adapter"):
+        folder.mkdir(parents=True)
+    (blobs / "weights").write_text("x")
+    (base / "model.safetensors").symlink_to(blobs / "weights")
+    (run / "adapter" / "ftx.json").write_text(json.dumps({"base": {"path": str(base)}}))
+    monkeypatch.chdir(tmp_path / "work")
+    found = mounts(argv("merge", "run"))
+    assert found[str(run)] is True
+    assert found[str(base)] is False
+    assert found[str(blobs)] is False
+    assert str(run) not in mounts(argv("serve", "run"))  # it lies in the folder that is read
+
+
+def test_training_has_no_network_and_what_is_for_it_has(argv: Any) -> None:
+    assert "--network=none" in argv("train")
+    assert "--env=HF_HUB_OFFLINE=1" in argv("train")
+    assert "--network=host" in argv("train", options=("--network",))
+    assert "--network=mine" in argv("train", options=("--network", "mine"))
+    for words in (["publish", "huggingface"], ["download", "x"], ["serve", "x"], ["app", "run", "x"]):
+        assert "--network=host" in argv(*words), words
+
+
+def test_tokens_are_files_and_only_where_there_is_a_network(
+    argv: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
+    (tmp_path / "key").write_text("key-secretsecret\n")
+    (tmp_path / "key").chmod(0o600)
+    monkeypatch.setenv("FTX_API_KEY_FILE", str(tmp_path / "key"))
+    assert not any("HF_TOKEN" in word for word in argv("train"))
+    publishing, serving = argv("publish", "huggingface"), argv("serve", "x")
+    assert "--env=HF_TOKEN_FILE=/run/secrets/HF_TOKEN" in publishing
+    assert "--env=HF_TOKEN_PATH=/run/secrets/HF_TOKEN" in publishing
+    assert "--env=FTX_API_KEY_FILE=/run/secrets/FTX_API_KEY" in serving
+    assert not any("HF_TOKEN" in word for word in serving)
+    assert not any("secretsecret" in word for word in [*publishing, *serving])
+
+
+def test_a_secret_file_is_its_readers_alone_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with secret_files({"HF_TOKEN": "hf_secretsecret"}, (os.geteuid(), os.getegid())) as files:
+        assert stat.S_IMODE(files["HF_TOKEN"].stat().st_mode) == 0o600
+        assert stat.S_IMODE(files["HF_TOKEN"].parent.stat().st_mode) == 0o700
+        monkeypatch.setenv("HF_TOKEN_FILE", str(files["HF_TOKEN"]))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        assert token("HF_TOKEN") == "hf_secretsecret"
+    assert not files["HF_TOKEN"].parent.exists()
+
+
+def test_the_users_own_uid_few_rights_and_gpus_on_request(argv: Any) -> None:
+    plain = argv("plan", options=("--user", "1234:5678", "--gpus", "none"))
+    assert {"--user=1234:5678", "--cap-drop=ALL", "--read-only", "--security-opt=no-new-privileges"} <= set(plain)
+    assert not any(word.startswith(("--gpus", "--cap-add")) for word in plain)
+    assert "--gpus=all" in argv("plan", options=("--gpus", "all"))
+    assert '--gpus="device=0,2"' in argv("plan", options=("--gpus", "0,2"))
+
+
+def test_the_image_is_named_the_variables_or_ftxs_own(argv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "ftx:cpu" in argv("plan", options=("--gpus", "none"))
+    assert "ftx:cuda" in argv("plan", options=("--gpus", "all"))
+    assert "ftx:serve" in argv("lmdeploy", "serve", "x")
+    monkeypatch.setenv("FTX_IMAGE", "registry/mine:1")
+    assert "registry/mine:1" in argv("plan")
+    assert "registry/other:2" in argv("plan", options=("--image", "registry/other:2"))
+    assert "ftx:serve" in argv("plan", options=("--image", "lmdeploy"))
+
+
+def test_torchrun_takes_the_place_of_the_images_entry(argv: Any, tmp_path: Path) -> None:
+    command = argv("torchrun", "--nproc-per-node", 2, "-m", "ftx", "train", "--model", TINY)
+    at = command.index("--entrypoint=torchrun")
+    assert command[at - 1] == "--init"
+    assert command[at + 2 : at + 7] == ["--nproc-per-node", "2", "-m", "ftx", "train"]
+    assert mounts(command)[str(tmp_path / "runs")] is True
+
+
+def test_in_container_hands_on_the_same_words(ftx: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An engine that prints what it is told to make, in the place of a real one."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text('#!/bin/sh\ncase $1 in info) echo x86_64;; image) echo amd64;; *) echo "$@" >&2; exit 1;; esac\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}{os.pathsep}{os.environ['PATH']}")
+    result = ftx("train", "--in-container=mine:1", "recipe.yaml", "--set", "train.lr=1e-3")
+    assert result.code == 2
+    assert result.err.rstrip().endswith("mine:1 train recipe.yaml --set train.lr=1e-3")
+    result = ftx("train", "--in-container", "recipe.yaml")
+    assert result.err.rstrip().endswith("ftx:cpu train recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--gpus", "two"], "--gpus two: write all, none, or numbers as 0,1"),
+        (["--memory", "lots"], "--memory lots: write a number with k, m or g, as 16g"),
+        (["--user", "ann"], "--user ann: write numbers, as 1000:1000"),
+        (["--mount", "nowhere:rw"], "nowhere is not there"),
+        (["--env", "NOT_SET_ANYWHERE"], "--env NOT_SET_ANYWHERE: no such variable is set"),
+        (["--env", "HF_TOKEN"], "--env HF_TOKEN: tokens are handed over as files"),
+    ],
+)
+def test_wrong_options_are_refused(ftx: Any, options: list[str], sentence: str) -> None:
+    result = ftx("run", "--dry-run", *options, "--", "plan")
+    assert result.code == 2
+    assert sentence in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_no_folder_of_the_system_is_handed_over(ftx: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = write_rows(tmp_path / "rows.jsonl", 1)
+    for words in (["train", "--out", "cats"], ["train", "--data", "/etc"], ["train", "--model", "/"]):
+        result = ftx("run", "--dry-run", "--", *words)
+        assert result.code == 2
+        assert "is not handed to a container as a whole" in result.err
+    shown = ftx("run", "--dry-run", "--", "plan", "--data", rows)
+    assert f"source={rows}," in shown.out  # the file alone
+
+
+def test_without_an_engine_one_sentence_says_so(ftx: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = ftx("run", "--", "plan", "--json")
+    assert result.code == 2
+    assert result.events == [
+        {
+            "event": "error",
+            "kind": "container",
+            "code": 2,
+            "problems": [
+                "there is no Docker or Podman here to run an image with; install it (docs.docker.com/engine/install), "
+                "or run the command without an image"
+            ],
+        }
+    ]
+
+
+def test_an_empty_key_file_does_not_open_the_server(ftx: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("\n")
+    (tmp_path / "key").chmod(0o600)
+    monkeypatch.setenv("FTX_API_KEY_FILE", str(tmp_path / "key"))
+    result = ftx("serve", TINY)
+    assert result.code == 2
+    assert "FTX_API_KEY_FILE holds no key" in result.err
+
+
+@pytest.fixture
+def deployed(ftx: Any, tmp_path: Path) -> Path:
+    for kind in ("compose", "kubernetes"):
+        assert ftx("deploy", kind, "--out", tmp_path / "made").code == 0
+    return tmp_path / "made"
+
+
+def test_deploy_writes_valid_files(ftx: Any, deployed: Path) -> None:
+    assert len(list(deployed.iterdir())) == 4
+    checked = [
+        ["check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", "compose.gpu.yaml"],
+        ["kubernetes_validate", "--strict", "job.yaml"],
+    ]
+    for words in checked:
+        done = subprocess.run([sys.executable, "-m", *words], cwd=deployed, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    refused = ftx("deploy", "compose", "--out", deployed)
+    assert refused.code == 2
+    assert "compose.yaml is there already" in refused.err
+
+
+def test_the_train_job_says_nothing_that_the_trainer_does_not_know(deployed: Path) -> None:
+    from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
+
+    written = yaml.safe_load((deployed / "trainjob.yaml").read_text("utf-8"))
+    read = TrainerV1alpha1TrainJob.from_dict(written)
+    assert read is not None
+    assert read.to_dict() == written  # unknown keys would be lost
+
+
+def test_what_jobs_retry_are_the_ends_that_a_retry_can_mend(deployed: Path) -> None:
+    from ftx import errors
+
+    (job,) = [one for one in yaml.safe_load_all((deployed / "job.yaml").read_text("utf-8")) if one["kind"] == "Job"]
+    final = job["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"]
+    never = (errors.RecipeError, errors.DataError, errors.VerificationError, errors.TrainingError)
+    assert final == sorted(one.exit_code for one in never)
+
+
+def test_lmdeploy_takes_its_key_from_a_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from ftx_lmdeploy.start import api_key
+
+    monkeypatch.delenv("FTX_API_KEY", raising=False)
+    assert api_key() == ""
+    monkeypatch.setenv("FTX_API_KEY_FILE", str(tmp_path / "key"))
+    (tmp_path / "key").write_text("secretsecret\n")
+    assert api_key() == "secretsecret"
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(SystemExit, match="holds no key"):
+        api_key()
