@@ -91,6 +91,17 @@ def test_a_signal_saves_a_checkpoint_and_exits_6(
     assert losses(out) == expected
 
 
+def test_a_second_sigterm_asks_for_nothing_more(ftx: Any, tiny: Path, tmp_path: Path, rows: Path) -> None:
+    out = tmp_path / "run"
+    process = start("time.sleep(2 if step == 3 else 0)", *flags(tiny, rows, out))
+    wait_for_step(out, 3)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, "go on with --resume auto" in err) == (6, True), err
+
+
 def test_a_second_ctrl_c_stops_at_once_and_spoils_nothing(
     ftx: Any, tiny: Path, tmp_path: Path, unbroken: tuple[Path, dict[int, float]]
 ) -> None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("ftx.cli.export:export", "Write a whole model in another layout, or as GGUF."),
     "publish": ("ftx.cli.publish:publish", "Send a result to a hub, private first, and prove that it arrived."),
     "download": ("ftx.cli.download:download", "Fetch a model from a hub, whole and checked."),
+    "ci": ("ftx.cli.ci:ci", "Write the pipeline of a project: check, train, verify, publish."),
     "env": ("ftx.cli.env:env", "Environments of their own for plugins that need them."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }

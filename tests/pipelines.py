@@ -1,0 +1,43 @@
+"""A project as its user has it: rows, a recipe and a base in a folder, and a program `ftx` that is this checkout's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from conftest import TINY, write_rows
+
+IMAGE = "registry.example.org/ftx@sha256:" + "5d" * 32
+RECIPE = """\
+family: internlm2
+model: base
+data:
+  sets: [{path: data/rows.jsonl, format: openai}]
+  max_rejected: 1
+method: {name: lora, rank: 4}
+train: {max_steps: %d, lr: 5e-3, global_batch_size: 4, save_every: 20}
+eval: {questions: ["What is 1?"], max_new_tokens: 8, every: 1000}
+"""
+CARD = "---\nlicense: apache-2.0\n---\n# Tiny\n"
+
+
+def project(folder: Path, steps: int = 6) -> Path:
+    """Make the project in `folder`."""
+    (folder / "data").mkdir(parents=True)
+    write_rows(folder / "data" / "rows.jsonl", 12)
+    shutil.copytree(TINY, folder / "base")
+    (folder / "base" / "README.md").write_text(CARD, "utf-8")
+    (folder / "recipe.yaml").write_text(RECIPE % steps, "utf-8")
+    (folder / "questions.txt").write_text("What is 2?\n", "utf-8")
+    return folder
+
+
+def program(folder: Path) -> Path:
+    """A folder for PATH with the program `ftx`."""
+    folder.mkdir()
+    path = os.pathsep.join(place for place in sys.path if place)
+    (folder / "ftx").write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {sys.executable} -m ftx "$@"\n', "utf-8")
+    (folder / "ftx").chmod(0o755)
+    return folder
