@@ -233,3 +233,24 @@ def test_a_whole_model_is_not_merged(ftx: Any, place: Path) -> None:
     (place / "recipe.yaml").write_text("model: base\ndata: data/rows.jsonl\nmethod: full\n", "utf-8")
     result = ftx("ci", "init", "shell", "--merge")
     assert (result.code, "nothing is left to merge" in result.err) == (2, True)
+
+
+def test_the_steps_name_what_they_lack(ftx: Any, place: Path) -> None:
+    rich(ftx, "shell")
+    ftx("ci", "init", "gitlab", "--image", IMAGE, "--force")
+    own = {key: value for key, value in os.environ.items() if key != "RUN"}
+    for env, step, sentence in (
+        ({}, "train", "RUN: say the folder of the run"),
+        ({"RUN": "runs/a"}, "trian", "ci/ftx.sh: say which step: check, train, report, verify, all"),
+    ):
+        done = subprocess.run(
+            ["sh", "ci/ftx.sh", step], env={**own, **env}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, sentence in done.stderr) == (2, True), done.stderr
+
+
+def test_what_is_not_committed_is_not_taken_for_a_commit(ftx: Any, place: Path) -> None:
+    rich(ftx, "shell")
+    own = {key: value for key, value in os.environ.items() if key != "RUN"}
+    done = subprocess.run(["sh", "ci/ftx.sh", "train"], env=own, capture_output=True, text=True, check=False)
+    assert (done.returncode, "a commit is trained once, and this is none" in done.stderr) == (2, True), done.stderr

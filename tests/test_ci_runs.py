@@ -1,0 +1,130 @@
+"""The steps of a pipeline run for real: trained, stopped, gone on with, proven and published to a git host."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftx.run import EVENTS, checkpoints_in, events, losses
+from hub_servers import git
+from lfs_server import Fault, LfsHost
+from pipelines import program, project
+
+# Every step is a process of its own that imports torch.
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+TOKEN = "glpat-5d0a91cc77e3"
+REPO = "ann/cats"
+
+
+def committed(folder: Path) -> str:
+    """Commit all of the folder; the commit."""
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    (folder / ".gitignore").write_text("runs/\n.cache/\n", "utf-8")
+    git(folder, "add", "--all")
+    git(folder, "-c", "user.name=Ann", "-c", "user.email=ann@example.org", "commit", "--quiet", "--message=one")
+    return git(folder, "rev-parse", "HEAD").strip()
+
+
+@pytest.fixture(scope="module", name="path")
+def path_with_ftx(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """PATH with the program `ftx`."""
+    return f"{program(tmp_path_factory.mktemp('program') / 'bin')}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[LfsHost]:
+    server = LfsHost(tmp_path / "host")
+    server.users["ann"] = (TOKEN, True)
+    server.new(REPO)
+    yield server
+    server.stop()
+
+
+def begin(folder: Path, step: str, path: str, more: Mapping[str, str]) -> subprocess.Popen[str]:
+    own = {key: value for key, value in os.environ.items() if key not in ("FTX_CACHE", "RUN", "IMAGE")}
+    return subprocess.Popen(
+        ["sh", "ci/ftx.sh", step],
+        cwd=folder,
+        env={**own, "PATH": path, "NO_PROXY": "127.0.0.1", **more},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def done(folder: Path, step: str, path: str, **more: str) -> tuple[int, str]:
+    """Exit code of the step, and all it said."""
+    process = begin(folder, step, path, more)
+    out, err = process.communicate(timeout=250)
+    return process.returncode, out + err
+
+
+def await_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    while not (run / EVENTS).exists() or step not in losses(run):
+        if process.poll() is not None:
+            pytest.fail(f"it ended before step {step}: {process.communicate()}")
+        time.sleep(0.05)
+
+
+def test_a_training_is_stopped_gone_on_with_proven_and_published(
+    ftx: Any, path: str, host: LfsHost, tmp_path: Path
+) -> None:
+    place = project(tmp_path / "project", steps=400)
+    hub = ["--publish", "git", "--repo", REPO, "--set", f"host={host.url}", "--base", "ann/tiny-base"]
+    assert ftx("ci", "init", "shell", "--merge", *hub, "--out", place, "--recipe", place / "recipe.yaml").code == 0
+    run = place / "runs" / committed(place)
+
+    process = begin(place, "all", path, {})
+    await_step(run, 5, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=250)
+    assert (process.returncode, "go on with --resume auto" in err) == (6, True), out + err
+    saved = checkpoints_in(run)
+    assert saved and not (run / "adapter").exists()
+
+    code, said = done(place, "all", path)
+    assert code == 0, said
+    resumed = [event for event in events(run) if event["event"] == "resumed"]
+    assert [Path(event["checkpoint"]).name for event in resumed] == [saved[-1].name]
+    assert sorted(losses(run)) == list(range(1, 401))
+    assert (run / "report" / "page.html").is_file()
+    assert json.loads((run / "merged" / "verify.json").read_text("utf-8"))["passed"]
+
+    # The host fails once, and the second try arrives.
+    host.faults.append(Fault("GET", "info/refs", 503))
+    tokens = {"FTX_GIT_TOKEN": TOKEN, "FTX_GIT_USER": "ann"}
+    code, said = done(place, "publish", path, RETRY_AFTER="0", **tokens)
+    assert (code, "trying once more" in said, TOKEN in said) == (0, True, False), said
+    assert host.contents(REPO)["model.safetensors"] == (run / "merged" / "model.safetensors").read_bytes()
+
+    # What is trained is not trained again; nobody publishes without a token.
+    code, said = done(place, "train", path)
+    assert (code, said) == (0, f"runs/{run.name} is trained\n")
+    code, said = done(place, "publish", path, RETRY_AFTER="0")
+    assert (code, said.count("FTX_GIT_TOKEN")) == (5, 2), said
+
+
+def test_exit_codes_are_ftx_s(ftx: Any, path: str, tmp_path: Path) -> None:
+    place = project(tmp_path / "project")
+    assert ftx("ci", "init", "shell", "--out", place, "--recipe", place / "recipe.yaml").code == 0
+    run = place / "runs" / committed(place)
+    code, said = done(place, "train", path, TRAIN_LIMIT="0.01")
+    assert code == 128 + signal.SIGTERM, said  # there was nothing to be saved yet
+    code, said = done(place, "train", path)
+    assert code == 0, said
+    with (run / "adapter" / "adapter_model.safetensors").open("ab") as file:
+        file.write(b"x")
+    code, said = done(place, "verify", path)
+    assert (code, "adapter_model.safetensors" in said) == (7, True), said
+    with (place / "data" / "rows.jsonl").open("a", encoding="utf-8") as rows:
+        rows.write('{"messages": 1}\n{"messages": 2}\n')
+    code, said = done(place, "check", path, RUN="runs/other")
+    assert (code, "rows.jsonl" in said) == (3, True), said
