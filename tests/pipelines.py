@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 from conftest import TINY, write_rows
+from hub_servers import git
 
+ROOT = Path(__file__).parent.parent
+TOOLS = ROOT / ".venv" / "ci-tools"
 IMAGE = "registry.example.org/ftx@sha256:" + "5d" * 32
 RECIPE = """\
 family: internlm2
@@ -41,3 +44,18 @@ def program(folder: Path) -> Path:
     (folder / "ftx").write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {sys.executable} -m ftx "$@"\n', "utf-8")
     (folder / "ftx").chmod(0o755)
     return folder
+
+
+def committed(folder: Path) -> str:
+    """Commit all of the folder; the commit."""
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    (folder / ".gitignore").write_text("runs/\n.cache/\n.gitlab-ci-local/\n", "utf-8")
+    git(folder, "add", "--all")
+    git(folder, "-c", "user.name=Ann", "-c", "user.email=ann@example.org", "commit", "--quiet", "--message=one")
+    return git(folder, "rev-parse", "HEAD").strip()
+
+
+def node_tool(name: str) -> list[str]:
+    """The command of a tool that scripts/ci_tools installed."""
+    programs = TOOLS / "node_modules" / ".bin"
+    return [str(programs / "node"), str(programs / name)]

