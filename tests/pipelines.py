@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from conftest import TINY, write_rows
+from ftx.run import EVENTS, losses
 from hub_servers import git
 
 ROOT = Path(__file__).parent.parent
@@ -59,3 +65,23 @@ def node_tool(name: str) -> list[str]:
     """The command of a tool that scripts/ci_tools installed."""
     programs = TOOLS / "node_modules" / ".bin"
     return [str(programs / "node"), str(programs / name)]
+
+
+def begin(folder: Path, step: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """A step of the project's pipeline, in a process of its own."""
+    return subprocess.Popen(
+        ["sh", "ci/ftx.sh", step],
+        cwd=folder,
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def await_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Wait until the run has logged that step. Fails when the process ends before."""
+    while not (run / EVENTS).exists() or step not in losses(run):
+        if process.poll() is not None:
+            pytest.fail(f"it ended before step {step}: {process.communicate()[0]}")
+        time.sleep(0.05)

