@@ -91,6 +91,13 @@ def test_a_signal_saves_a_checkpoint_and_exits_6(
     assert losses(out) == expected
 
 
+def test_a_second_sigterm_asks_for_nothing_more(tiny: Path, tmp_path: Path, rows: Path) -> None:
+    twice = "import signal; [signal.raise_signal(signal.SIGTERM) for _ in range(2 * (step == 3))]"
+    process = start(twice, *flags(tiny, rows, tmp_path / "run"))
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, "go on with --resume auto" in err) == (6, True), err
+
+
 def test_a_second_ctrl_c_stops_at_once_and_spoils_nothing(
     ftx: Any, tiny: Path, tmp_path: Path, unbroken: tuple[Path, dict[int, float]]
 ) -> None:

@@ -339,6 +339,8 @@ class Publisher(Part, ABC):
     keeps: ClassVar[Sequence[str]] = (".gitattributes",)
     # Kinds of artefacts it takes: "adapter", "merged", "model", "app".
     takes: ClassVar[Sequence[str]] = ("adapter", "merged", "model")
+    # Variables of the environment that its token, and the user's name where there is one, are read from.
+    tokens: ClassVar[Sequence[str]] = ()
 
     def for_kind(self, kind: str) -> Publisher:
         """This publisher, or the one of the same plugin that artefacts of that kind go by."""

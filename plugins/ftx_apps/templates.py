@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-import ftx
 from ftx import AppModel, AppTemplate, RecipeError
 from ftx.atomic import write_json, write_text
+from ftx.templates import template_folder
 from ftx_apps.front_matter import front_matter
 from ftx_apps.targets import TARGETS, Target
 
@@ -240,10 +240,8 @@ def _documents(folder: Path) -> list[Path]:
 
 
 def _files(name: str) -> Path:
-    """A folder of ftx.deploy_templates: inside the installed package, or at the top of a checkout."""
-    package = Path(ftx.__file__).parent
-    places = (package / "deploy_templates", package.parents[1] / "deploy_templates")
-    return next(place / name for place in places if (place / name).is_dir())
+    """A folder of ftx.deploy_templates."""
+    return template_folder() / name
 
 
 def _copy(name: str, out: Path) -> None:

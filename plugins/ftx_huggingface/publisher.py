@@ -35,6 +35,7 @@ class HuggingFace(Publisher):
     name = "huggingface"
     hub = "Hugging Face"
     takes = ("adapter", "merged", "model", "app")
+    tokens = (TOKEN,)
     repo_type: ClassVar[str] = "model"
     hardware: str | None = Field(None, description="what a Space runs on, as t4-small or zero-a10g; default: the hub's")
     wait: int = Field(900, ge=0, description="seconds to wait for a Space to run; 0: do not wait")

@@ -32,6 +32,7 @@ class ModelScope(Publisher):
 
     name = "modelscope"
     hub = "ModelScope"
+    tokens = (TOKEN,)
 
     def address(self, repo: str) -> str:
         return f"{os.environ.get('MODELSCOPE_ENDPOINT', 'https://modelscope.cn').rstrip('/')}/models/{repo}"

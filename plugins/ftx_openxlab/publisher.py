@@ -27,6 +27,7 @@ class OpenXLab(GitPublisher):
     hub = "OpenXLab"
     variable = "OPENXLAB_TOKEN"
     user_variable = "OPENXLAB_USER"
+    tokens = (variable, user_variable)
     host: str = Field("https://code.openxlab.org.cn", description="the git host")
     site: str = Field("https://openxlab.org.cn", description="the web page")
 

@@ -74,8 +74,11 @@ def prepared(registry: Registry, model: str, options: dict[str, Any]) -> Prepara
 @data.command()
 @set_options
 @model_options
+@click.option("--max-rejected", type=click.IntRange(0), default=0, show_default=True, help="Rows that may be unusable.")
 @click.pass_obj
-def check(registry: Registry, /, source: str, json_lines: bool, model: str | None, **options: Any) -> None:
+def check(
+    registry: Registry, /, source: str, json_lines: bool, model: str | None, max_rejected: int, **options: Any
+) -> None:
     """Read every row of SOURCE: format, counts, lengths, duplicates, images, secrets. Exit 3 when rows are unusable."""
     from ftx.data.check import check as check_set
     from ftx.data.load import refuse_rejects
@@ -92,7 +95,7 @@ def check(registry: Registry, /, source: str, json_lines: bool, model: str | Non
         console.event({"event": "checked", "source": source, **report.as_dict()})
     else:
         _show_report(console, source, report)
-    refuse_rejects(report.ledger, 0)
+    refuse_rejects(report.ledger, max_rejected)
 
 
 def _show_report(console: Console, source: str, report: Report) -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "download": ("ftx.cli.download:download", "Fetch a model from a hub, whole and checked."),
     "run": ("ftx.cli.run_inside:run", "Run a command line of ftx inside a container image."),
     "deploy": ("ftx.cli.deploy:deploy", "Write files for Compose or Kubernetes."),
+    "ci": ("ftx.cli.ci:ci", "Write the pipeline of a project: check, train, verify, publish."),
     "env": ("ftx.cli.env:env", "Environments of their own for plugins that need them."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }

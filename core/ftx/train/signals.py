@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM ask for a stop after the step; a second one stops at once."""
+"""SIGINT and SIGTERM ask for a stop after the step; a second SIGINT stops at once.
+
+A second SIGTERM asks for nothing more: `timeout`, process groups and runners of pipelines pass one on twice.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
+        self._by_hand = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if number == signal.SIGINT and self._by_hand:
             raise KeyboardInterrupt
+        self._by_hand = self._by_hand or number == signal.SIGINT
         self.asked = True
 
 
