@@ -27,6 +27,7 @@ class OpenXLab(GitPublisher):
     hub = "OpenXLab"
     variable = "OPENXLAB_TOKEN"
     user_variable = "OPENXLAB_USER"
+    settings_page = "key management (密钥管理), Git access token (Git 访问令牌), one that may write (可写)"
     host: str = Field("https://code.openxlab.org.cn", description="the git host")
     site: str = Field("https://openxlab.org.cn", description="the web page")
 

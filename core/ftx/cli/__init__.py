@@ -7,6 +7,7 @@ import sys
 
 from ftx.cli.group import main_group
 from ftx.errors import STOPPED_AT_ONCE, FtxError, OutOfMemory
+from ftx.redaction import guard
 
 
 def main() -> None:
@@ -31,6 +32,7 @@ def run(arguments: list[str]) -> int:
     from ftx.console import Console
 
     console = Console(json_lines="--json" in arguments)
+    guard()
     if not sys.warnoptions:
         _hush_libraries()
     try:

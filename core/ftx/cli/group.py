@@ -23,6 +23,9 @@ COMMANDS = {
     "export": ("ftx.cli.export:export", "Write a whole model in another layout, or as GGUF."),
     "publish": ("ftx.cli.publish:publish", "Send a result to a hub, private first, and prove that it arrived."),
     "download": ("ftx.cli.download:download", "Fetch a model from a hub, whole and checked."),
+    "login": ("ftx.cli.login:login", "Keep a hub's token, once the hub has said whose it is."),
+    "logout": ("ftx.cli.logout:logout", "Forget a hub's token."),
+    "whoami": ("ftx.cli.whoami:whoami", "Who the hubs take you for, and where the tokens come from."),
     "env": ("ftx.cli.env:env", "Environments of their own for plugins that need them."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }
