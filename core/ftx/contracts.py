@@ -346,7 +346,7 @@ class Publisher(Part, ABC):
     # Where on its web pages tokens are made.
     settings_page: ClassVar[str] = "its settings"
 
-    def place(self) -> str:
+    def login_address(self) -> str:
         """The address that the token is sent to, "https://..."; a login is for it alone, and "" knows none."""
         return ""
 
@@ -354,7 +354,7 @@ class Publisher(Part, ABC):
         """The token and where it came from; None without one. Raises RecipeError, HubError."""
         from ftx.publish.credentials import credential
 
-        return credential(self.variable, self.place(), self.user_variable or None) if self.variable else None
+        return credential(self.variable, self.login_address(), self.user_variable or None) if self.variable else None
 
     def identify(self, token: str, user: str | None, repo: str | None) -> Identity:
         """Whose token it is, by what the hub answers. `repo`: one of the user's, for places that tell no more.

@@ -47,7 +47,7 @@ class HuggingFace(Publisher):
     def address(self, repo: str) -> str:
         return f"{_endpoint()}/{repo}"
 
-    def place(self) -> str:
+    def login_address(self) -> str:
         return _endpoint()
 
     def credential(self) -> Credential | None:

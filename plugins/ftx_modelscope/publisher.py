@@ -36,9 +36,9 @@ class ModelScope(Publisher):
     settings_page = "https://modelscope.cn/my/myaccesstoken"
 
     def address(self, repo: str) -> str:
-        return f"{self.place()}/models/{repo}"
+        return f"{self.login_address()}/models/{repo}"
 
-    def place(self) -> str:
+    def login_address(self) -> str:
         return (os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn").rstrip("/")
 
     def credential(self) -> Credential | None:

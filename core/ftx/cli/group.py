@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("ftx.cli.export:export", "Write a whole model in another layout, or as GGUF."),
     "publish": ("ftx.cli.publish:publish", "Send a result to a hub, private first, and prove that it arrived."),
     "download": ("ftx.cli.download:download", "Fetch a model from a hub, whole and checked."),
+    "size": ("ftx.cli.size:size", "The memory an app of a model needs, and the hubs' machines that have it."),
     "login": ("ftx.cli.login:login", "Keep a hub's token, once the hub has said whose it is."),
     "logout": ("ftx.cli.logout:logout", "Forget a hub's token."),
     "whoami": ("ftx.cli.whoami:whoami", "Who the hubs take you for, and where the tokens come from."),

@@ -74,9 +74,9 @@ def _name(part: Publisher, given: str | None) -> str | None:
         return None
     name = given or os.environ.get(part.user_variable)
     if not name and sys.stdin.isatty():
-        name = click.prompt(f"your name on {part.place()}", err=True)
+        name = click.prompt(f"your name on {part.login_address()}", err=True)
     if not name:
-        raise RecipeError(f"--user: say your name on {part.place()}, which it wants beside the token")
+        raise RecipeError(f"--user: say your name on {part.login_address()}, which it wants beside the token")
     return name
 
 

@@ -68,7 +68,7 @@ def login(hub: Publisher, token: str, user: str | None, repo: str | None, store:
         identity = hub.identify(token, user, repo)
     except HubError as error:
         raise _nothing_kept(error) from None
-    kept = logins.save(hub.place(), hub.name, identity.user or user, token, store)
+    kept = logins.save(hub.login_address(), hub.name, identity.user or user, token, store)
     return _account(hub, identity, kept.user, _source(kept))
 
 
@@ -78,9 +78,9 @@ def _nothing_kept(error: HubError) -> HubError:
 
 def logout(hub: Publisher) -> Login:
     """Forget the token that was kept for the hub. Raises RecipeError when there is none."""
-    found = logins.forget(hub.place())
+    found = logins.forget(hub.login_address())
     if found is None:
-        raise RecipeError(f"there is no login at {hub.place()}; those there are: ftx whoami")
+        raise RecipeError(f"there is no login at {hub.login_address()}; those there are: ftx whoami")
     return found
 
 
@@ -99,7 +99,7 @@ def whoami(hub: Publisher) -> Account:
 
 def name_of(hub: Publisher) -> str:
     """What `ftx login` calls it."""
-    return hub.place() if hub.name == "git" else hub.name
+    return hub.login_address() if hub.name == "git" else hub.name
 
 
 def known(registry: Registry) -> Iterator[tuple[Publisher, Credential]]:
@@ -111,10 +111,10 @@ def known(registry: Registry) -> Iterator[tuple[Publisher, Credential]]:
     kept = [(one.hub, {"host": one.place}) for one in logins.all_logins()]
     for name, given in [*((name, {}) for name in registry.parts["publisher"]), *kept]:
         hub = _made(name, given, registry)
-        if hub is None or not hub.variable or logins.normal(hub.place()) in told:
+        if hub is None or not hub.variable or logins.normal(hub.login_address()) in told:
             continue
         if found := hub.credential():
-            told.add(logins.normal(hub.place()))
+            told.add(logins.normal(hub.login_address()))
             yield hub, found
 
 
@@ -134,7 +134,7 @@ def _made(name: str, given: dict[str, str], registry: Registry) -> Publisher | N
 
 
 def _account(hub: Publisher, identity: Identity, user: str | None, source: str) -> Account:
-    return Account(hub.name, hub.place(), identity.user or user, identity.scopes, identity.writes, source)
+    return Account(hub.name, hub.login_address(), identity.user or user, identity.scopes, identity.writes, source)
 
 
 def _source(kept: Login) -> str:

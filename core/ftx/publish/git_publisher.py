@@ -33,7 +33,7 @@ class GitPublisher(Publisher):
     def address(self, repo: str) -> str:
         return f"{self.host}/{repo}"
 
-    def place(self) -> str:
+    def login_address(self) -> str:
         return self.host
 
     def identify(self, token: str, user: str | None, repo: str | None) -> Identity:
