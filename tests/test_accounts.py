@@ -218,6 +218,20 @@ class TestLogin:
         assert (result.code, "may not write" in result.err) == (5, True), result.err
 
     @pytest.mark.parametrize("place", ["huggingface"], indirect=True)
+    def test_a_login_is_for_its_address_alone(
+        self, ftx: Any, place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A mirror that HF_ENDPOINT names is not told the token of the hub itself."""
+        logins.save("https://huggingface.co", "huggingface", "ann", TOKEN, "file")
+        place.server.add(REPO, {"config.json": b"{}"}, place.branch)
+        assert ftx("download", f"huggingface:{REPO}", "--out", tmp_path / "out").code == 0
+        assert place.server.heads and not [head for head in place.server.heads if TOKEN in head]
+        assert ftx("whoami", "huggingface").code == 5
+        piped(monkeypatch, TOKEN)
+        assert ftx("login", "huggingface", "--token-stdin", "--store", "file").code == 0
+        assert {one.place for one in logins.all_logins()} == {"https://huggingface.co", place.server.url}
+
+    @pytest.mark.parametrize("place", ["huggingface"], indirect=True)
     def test_a_fine_grained_token(self, ftx: Any, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(place.token, TOKEN)
         for scopes, writes in ((["repo.content.read"], False), (["repo.write", "repo.content.read"], True)):
@@ -302,6 +316,28 @@ class TestLogin:
         monkeypatch.setitem(sys.modules, "keyring", None)
         result = ftx("login", place.publisher, "--token-stdin", "--store", "keyring")
         assert (result.code, "pip install 'ftx[keyring]'" in result.err) == (2, True), result.err
+
+
+@pytest.mark.system  # needs dbus and gnome-keyring
+@pytest.mark.parametrize("place", ["huggingface"], indirect=True)
+def test_a_real_keyring(place: Place, tmp_path: Path) -> None:
+    """GNOME's, on a bus of its own: the token is in its file, encrypted, and in none of ours."""
+    program = (
+        "printf password | gnome-keyring-daemon --unlock --components=secrets >/dev/null && "
+        f"printf {TOKEN} | {sys.executable} -m ftx login huggingface --token-stdin --store keyring --json && "
+        f"{sys.executable} -m ftx whoami --json && {sys.executable} -m ftx logout huggingface --json"
+    )
+    about = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "DISPLAY")}
+    about |= {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "0", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["dbus-run-session", "--", "sh", "-c", program], env=about, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    inside, who, out = (json.loads(line) for line in done.stdout.splitlines())
+    assert (inside["store"], who["source"], out["left"]) == ("keyring", "ftx login (keyring)", None)
+    assert TOKEN not in done.stdout + done.stderr
+    assert not [one for one in tmp_path.rglob("*") if one.is_file() and TOKEN.encode() in one.read_bytes()]
+    assert TOKEN not in logins.logins_file().read_text("utf-8")
 
 
 def _read(terminal: int) -> bytes:
