@@ -182,6 +182,22 @@ class TestLogin:
         result = ftx("logout", place.publisher)
         assert (result.code, "there is no login at" in result.err) == (2, True), result.err
 
+    def test_data_sets_read_it_too(self, place: Place) -> None:
+        from ftx_sources import huggingface, modelscope
+
+        logins.save(place.server.url, place.publisher, "ann", TOKEN, "file")
+        used = {"huggingface": huggingface._token, "modelscope": lambda: modelscope._client().legacy.token}
+        assert used[place.publisher]() == TOKEN
+
+    def test_one_that_cannot_be_read_hides_no_other(
+        self, ftx: Any, place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv(place.token, TOKEN)
+        monkeypatch.setenv("OPENXLAB_TOKEN_FILE", str(tmp_path / "none"))
+        result = ftx("whoami", "--json")
+        assert result.code == 5 and "OPENXLAB_TOKEN_FILE" in result.err, result.err
+        assert [event["user"] for event in result.events if event["event"] == "whoami"] == ["ann"]
+
     def test_people_are_told_in_words(
         self, ftx: Any, place: Place, monkeypatch: pytest.MonkeyPatch, no_ring: None
     ) -> None:
@@ -385,6 +401,14 @@ class TestGitHosts:
         assert ftx("login", "openxlab", "--user", "ann", "--token-stdin", "--store", "file", *at).code == 0
         (event,) = ftx("whoami", "openxlab", "--json", *at).events
         assert (event["user"], event["source"]) == ("ann", "ftx login (file)")
+
+    def test_data_sets_read_it_too(self, host: LfsHost) -> None:
+        from ftx_sources.openxlab import OpenXLab
+
+        host.add("ann/rows", {"rows.jsonl": b'{"messages": []}\n'}, "main")
+        logins.save(host.url, "openxlab", "ann", TOKEN, "file")
+        (record,) = OpenXLab(repo="ann/rows", host=host.url).records()
+        assert record.value == {"messages": []}
 
     def test_a_repository_tells_whether_it_may_write(
         self, ftx: Any, host: LfsHost, monkeypatch: pytest.MonkeyPatch

@@ -192,7 +192,9 @@ class TestMachines:
 
     def test_the_command_refuses(self, ftx: Any, tmp_path: Path) -> None:
         result = ftx("size", large(tmp_path / "m", 30_000_000_000), "--hub", "openxlab", "--hardware", "2vCPU 8GB")
-        assert (result.code, "would be stopped there without a word" in result.err) == (4, True), result.err
+        assert (result.code, "would not come up there, and nothing would say why" in result.err) == (4, True), (
+            result.err
+        )
 
 
 @pytest.mark.parametrize("place", ["huggingface"], indirect=True)
@@ -212,7 +214,7 @@ class TestPublishing:
         for more in ([], ["--dry-run"], ["--hardware", "cpu-basic"], ["--set", "hardware=t4-small"]):
             result = ftx(*place.words(app, *more))
             assert result.code == 4 and result.err.count("\n") == 1, result.err
-            assert "would be stopped there without a word; add --hardware" in result.err
+            assert "would not come up there, and nothing would say why; add --hardware" in result.err
         assert place.server.spaces == {} and not (app / "publish.json").exists()
 
     def test_large_enough(self, ftx: Any, place: Place, app: Path, merged: Path) -> None:

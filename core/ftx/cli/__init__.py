@@ -12,6 +12,7 @@ from ftx.redaction import guard
 
 def main() -> None:
     """Entry point of `ftx`."""
+    guard()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -32,7 +33,6 @@ def run(arguments: list[str]) -> int:
     from ftx.console import Console
 
     console = Console(json_lines="--json" in arguments)
-    guard()
     if not sys.warnoptions:
         _hush_libraries()
     try:

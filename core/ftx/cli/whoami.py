@@ -22,7 +22,7 @@ def whoami(registry: Registry, hub: str | None, settings: tuple[str, ...], json_
     from ftx.publish import accounts
 
     console = Console(json_lines=json_lines)
-    hubs = [hub_part(registry, hub, settings)] if hub else [part for part, _ in accounts.known(registry)]
+    hubs = [hub_part(registry, hub, settings)] if hub else list(accounts.known(registry))
     if not hubs:
         raise HubError(
             "there is no token for any hub; run: ftx login huggingface (or modelscope, openxlab, https://...)"

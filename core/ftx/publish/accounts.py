@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftx.contracts import Identity, Publisher
-from ftx.errors import HubError, RecipeError
+from ftx.errors import FtxError, HubError, RecipeError
 from ftx.plugins import Registry
 from ftx.publish import logins
-from ftx.publish.credentials import Credential
 from ftx.publish.logins import Login, Store
 from ftx.redaction import remember
 
@@ -102,10 +101,10 @@ def name_of(hub: Publisher) -> str:
     return hub.login_address() if hub.name == "git" else hub.name
 
 
-def known(registry: Registry) -> Iterator[tuple[Publisher, Credential]]:
-    """Every hub that a token is found for: those with an address of their own, and those that were logged in to.
+def known(registry: Registry) -> Iterator[Publisher]:
+    """Every hub that has a token, readable or not: of those with an address of their own, and of those logged in to.
 
-    Raises FtxError for a token that cannot be read.
+    Raises RecipeError when the list of logins cannot be read.
     """
     told: set[str] = set()
     kept = [(one.hub, {"host": one.place}) for one in logins.all_logins()]
@@ -113,9 +112,16 @@ def known(registry: Registry) -> Iterator[tuple[Publisher, Credential]]:
         hub = _made(name, given, registry)
         if hub is None or not hub.variable or logins.normal(hub.login_address()) in told:
             continue
-        if found := hub.credential():
+        if _has_token(hub):
             told.add(logins.normal(hub.login_address()))
-            yield hub, found
+            yield hub
+
+
+def _has_token(hub: Publisher) -> bool:
+    try:
+        return hub.credential() is not None
+    except FtxError:  # there is one, and `whoami` says why it cannot be read
+        return True
 
 
 def _made(name: str, given: dict[str, str], registry: Registry) -> Publisher | None:

@@ -136,7 +136,7 @@ class Demand:
         how = "measured" if self.footprint.measured else "by estimate"
         raise OutOfMemory(
             f"{tier.name} of {lent.hub} has {tier.sentence}, and the app needs {told(self.start)} to start ({how}): "
-            f"it would be stopped there without a word; {self._instead(lent)} ({self._saving()})"
+            f"it would not come up there, and nothing would say why; {self._instead(lent)} ({self._saving()})"
         )
 
     def _instead(self, lent: Lent) -> str:
