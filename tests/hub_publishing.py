@@ -371,12 +371,6 @@ class ModelScopeWriter(Writer):
     def refuse(self, status: int, why: str) -> None:
         self.json(status, {"Code": status, "Success": False, "Message": why})
 
-    def login(self, token: str) -> None:
-        if token != TOKEN or not self.server.writes:
-            self.refuse(403, "the token may not write")
-        else:
-            self.give({"AccessToken": "git-7c1d-secret", "Username": self.server.user, "Email": "ann@example.org"})
-
     def create(self, asked: dict[str, Any]) -> None:
         server, repo = self.server, f"{asked['Path']}/{asked['Name']}"
         if self.sent_token is None:
@@ -390,6 +384,12 @@ class ModelScopeWriter(Writer):
                 server.private.add(repo)
             server.add(repo, {".gitattributes": b"*.bin filter=lfs\n", "README.md": b"# new\n"}, "master")
             self.give({"Id": 1, "Name": asked["Name"], "Path": asked["Path"]})
+
+    def login(self, token: str) -> None:
+        if token != TOKEN or not self.server.writes:
+            self.refuse(403, "the token may not write")
+        else:
+            self.give({"AccessToken": "git-7c1d-secret", "Username": self.server.user, "Email": "ann@example.org"})
 
     def write(self, repo: str, rest: str) -> None:
         server = self.server

@@ -336,15 +336,27 @@ class Publisher(Part, ABC):
 
     kind = "publisher"
     hub: ClassVar[str]  # what people call the place
-    # Files that the hub itself puts into its repositories and that are not compared.
-    keeps: ClassVar[Sequence[str]] = (".gitattributes",)
-    # Kinds of artefacts it takes: "adapter", "merged", "model", "app".
-    takes: ClassVar[Sequence[str]] = ("adapter", "merged", "model")
     # The variables of the environment with its token and, where it asks for one, the user's name.
     variable: ClassVar[str] = ""
     user_variable: ClassVar[str] = ""
     # Where on its web pages tokens are made.
     settings_page: ClassVar[str] = "its settings"
+    # Files that the hub itself puts into its repositories and that are not compared.
+    keeps: ClassVar[Sequence[str]] = (".gitattributes",)
+    # Kinds of artefacts it takes: "adapter", "merged", "model", "app".
+    takes: ClassVar[Sequence[str]] = ("adapter", "merged", "model")
+
+    def for_kind(self, kind: str) -> Publisher:
+        """This publisher, or the one of the same plugin that artefacts of that kind go by."""
+        return self
+
+    @abstractmethod
+    def address(self, repo: str) -> str:
+        """The repository's page, for people."""
+
+    def front_matter(self, card: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The model card's head as this hub wants it, from Hugging Face's form."""
+        return card
 
     def login_address(self) -> str:
         """The address that the token is sent to, "https://..."; a login is for it alone, and "" knows none."""
@@ -362,18 +374,6 @@ class Publisher(Part, ABC):
         Raises HubError when the hub does not know the token.
         """
         raise HubError(f"{self.hub} does not tell whose a token is")
-
-    def for_kind(self, kind: str) -> Publisher:
-        """This publisher, or the one of the same plugin that artefacts of that kind go by."""
-        return self
-
-    @abstractmethod
-    def address(self, repo: str) -> str:
-        """The repository's page, for people."""
-
-    def front_matter(self, card: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The model card's head as this hub wants it, from Hugging Face's form."""
-        return card
 
     def render(self, repo: str, kind: str, folder: Path) -> None:
         """Add to the rendered files in `folder` what this hub alone needs."""

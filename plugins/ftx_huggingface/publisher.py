@@ -32,11 +32,11 @@ class HuggingFace(Publisher):
     All files go out in one commit, large ones by Xet, or by LFS with HF_HUB_DISABLE_XET=1.
     """
 
+    variable = TOKEN
+    settings_page = "https://huggingface.co/settings/tokens"
     name = "huggingface"
     hub = "Hugging Face"
     takes = ("adapter", "merged", "model", "app")
-    variable = TOKEN
-    settings_page = "https://huggingface.co/settings/tokens"
     repo_type: ClassVar[str] = "model"
     hardware: str | None = Field(None, description="what a Space runs on, as t4-small or zero-a10g; default: the hub's")
     wait: int = Field(900, ge=0, description="seconds to wait for a Space to run; 0: do not wait")

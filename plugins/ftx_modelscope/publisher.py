@@ -30,10 +30,10 @@ LICENCES = {"apache-2.0": "Apache License 2.0", "mit": "MIT License"}
 class ModelScope(Publisher):
     """A model repository. The token is MODELSCOPE_API_TOKEN, of `ftx login`, or of the client's own login."""
 
-    name = "modelscope"
-    hub = "ModelScope"
     variable = TOKEN
     settings_page = "https://modelscope.cn/my/myaccesstoken"
+    name = "modelscope"
+    hub = "ModelScope"
 
     def address(self, repo: str) -> str:
         return f"{self.login_address()}/models/{repo}"

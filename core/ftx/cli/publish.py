@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 @click.option("--license-agreed", is_flag=True, help="Answer for a licence that the base's does not allow; recorded.")
 @click.option("--public", is_flag=True, help="Let everyone see it, as the last step.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing.")
+@click.option("--hardware", metavar="MACHINE", help="What an app runs on there, see ftx size; any: do not look.")
 @click.option("--replace", is_flag=True, help="Take whatever else the repository holds out of it.")
 @click.option("--allow-pickle", is_flag=True, help="Send pickled weights too, once their opcodes are found harmless.")
 @click.option("--with-data", is_flag=True, help="Send the data that lies in the folder too.")
-@click.option("--hardware", metavar="MACHINE", help="What an app runs on there, see ftx size; any: do not look.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--set", "settings", multiple=True, metavar="A=B", help="An option of the publisher, as host=https://...")
 @click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")
@@ -46,10 +46,10 @@ def publish(
     license_agreed: bool,
     public: bool,
     dry_run: bool,
+    hardware: str | None,
     replace: bool,
     allow_pickle: bool,
     with_data: bool,
-    hardware: str | None,
     yes: bool,
     settings: tuple[str, ...],
     json_lines: bool,
