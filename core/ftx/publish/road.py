@@ -45,11 +45,11 @@ class Wish:
     repo: str
     public: bool = False
     replace: bool = False
+    hardware: str | None = field(default=None, kw_only=True)
     consent: Consent = field(default_factory=Consent)
     base: str | None = None
     license: str | None = None
     license_agreed: bool = False
-    hardware: str | None = None
 
 
 @dataclass(frozen=True)
