@@ -518,4 +518,4 @@ class TestRedaction:
         app.mkdir()
         (app / "app.py").write_text(f"key = '{OTHER}'\n", "utf-8")
         result = ftx(*place.words(app))
-        assert (result.code, "app.py holds a token of yours that ftx knows" in result.err) == (2, True), result.err
+        assert (result.code, "app.py holds a token that ftx login keeps for you" in result.err) == (2, True), result.err

@@ -32,11 +32,6 @@ def remember(secret: str) -> None:
         _remembered.add(secret)
 
 
-def remembered() -> frozenset[str]:
-    """The secrets that were read so far, from wherever."""
-    return frozenset(_remembered)
-
-
 def forget_all() -> None:
     """For tests, whose secrets are none of the next one's."""
     _remembered.clear()

@@ -15,7 +15,7 @@ from ftx.publish import logins
 from ftx.publish.private_file import read_private
 from ftx.redaction import remember, scrub
 
-__all__ = ["Credential", "credential", "remember_logins", "scrub", "token"]
+__all__ = ["Credential", "credential", "login_tokens", "scrub", "token"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,13 @@ def _of_environment(variable: str) -> Credential | None:
     return Credential(value, None, f"{variable}_FILE") if value else None
 
 
-def remember_logins() -> None:
-    """Let everything that looks for secrets know those of all logins; one that cannot be read is nobody's to leak."""
+def login_tokens() -> frozenset[str]:
+    """The tokens of all logins, by which files are searched; one that cannot be read is nobody's to leak."""
+    found = set()
     with suppress(FtxError):
         for login in logins.all_logins():
             with suppress(FtxError):
-                remember(logins.secret_of(login))
+                found.add(logins.secret_of(login))
+    for one in found:
+        remember(one)
+    return frozenset(found)

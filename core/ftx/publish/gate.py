@@ -19,9 +19,9 @@ from ftx.artifact import MANIFEST, RECEIPT, Artifact
 from ftx.data.secrets import KINDS
 from ftx.errors import FtxError, RecipeError, VerificationError
 from ftx.export.receipt import read_receipt
-from ftx.publish.credentials import remember_logins, token
+from ftx.publish.credentials import login_tokens, token
 from ftx.publish.pickles import dangers, is_pickle
-from ftx.redaction import SECRET_VARIABLE, SHORTEST_SECRET, remembered
+from ftx.redaction import SECRET_VARIABLE, SHORTEST_SECRET
 
 PUBLISHED = "publish.json"  # what was published where: written beside the seal, never sent itself
 
@@ -151,6 +151,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1"
 CHUNK = 1 << 20  # bytes
 OVERLAP = 4096  # bytes; longer than any secret that is looked for
 MAX_HEADER = 100_000_000  # bytes; the safetensors format's own limit
+_kept: set[str] = set()  # tokens of logins, read once for all files
 LONGEST_NAME = 255  # bytes of a part of a path, as file systems and hubs have it
 
 
@@ -195,7 +196,8 @@ def check_contents(folder: Path, names: Sequence[str], consent: Consent, places:
     `places` are paths that no text may hold; with None, paths are not looked for: they are yet to be replaced.
     """
     problems: list[str] = []
-    remember_logins()
+    _kept.clear()
+    _kept.update(login_tokens())
     for name in names:
         problems += _look_into(folder / name, name, consent, places)
     return problems + _incomplete(folder, names)
@@ -357,9 +359,8 @@ def _secrets(raw: bytes) -> Iterator[str]:
     for variable, value in own.items():
         if os.fsencode(value) in plain:
             yield f"the value of {variable}"
-    for value in remembered() - set(own.values()):
-        if len(value) >= SHORTEST_SECRET and value.encode() in plain:
-            yield "a token of yours that ftx knows"
+    if any(value.encode() in plain for value in _kept.difference(own.values())):
+        yield "a token that ftx login keeps for you"
 
 
 def own_secrets(environment: Mapping[str, str] | None = None) -> dict[str, str]:
