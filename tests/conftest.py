@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from ftx.checkpoint_files import Checkpoint
+from ftx.redaction import forget_all
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TINY = FIXTURES / "golden" / "internlm2_base"
@@ -99,6 +100,8 @@ def rows(tmp_path: Path) -> Path:
 def _in_tmp(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test runs in its own folder, so that nothing lands in the project or in the user's cache."""
     monkeypatch.setenv("FTX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("FTX_CONFIG", f"{tmp_path}-config")  # the user's logins are no test's
+    forget_all()
     monkeypatch.chdir(tmp_path)
 
 

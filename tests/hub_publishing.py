@@ -36,6 +36,7 @@ class Publishing(Hub):
         super().__init__(handler)
         self.user = "ann"
         self.writes = True
+        self.scopes: list[str] | None = None  # of a fine-grained token
         self.blobs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.quota: int | None = None
@@ -134,6 +135,8 @@ class HuggingFaceWriter(Writer):
             self.answer(200 if good else 422)
         elif self.sent_token not in (None, TOKEN):
             self.refuse(401, "Invalid credentials in Authorization header")
+        elif path == "/api/whoami-v2":
+            self.whoami()
         elif path == "/api/repos/create":
             self.create(json.loads(self.taken))
         elif path == "/api/validate-yaml":
@@ -152,6 +155,17 @@ class HuggingFaceWriter(Writer):
 
     def refuse(self, status: int, why: str, code: str | None = None) -> None:
         self.json(status, {"error": why}, {"X-Error-Message": why} | ({"X-Error-Code": code} if code else {}))
+
+    def whoami(self) -> None:
+        if self.sent_token is None:
+            self.refuse(401, "Invalid username or password.")
+            return
+        token = {"displayName": "laptop", "role": "write" if self.server.writes else "read"}
+        if self.server.scopes is not None:
+            scoped = [{"entity": {"type": "user", "name": self.server.user}, "permissions": self.server.scopes}]
+            token |= {"role": "fineGrained", "fineGrained": {"global": [], "scoped": scoped}}
+        about = {"type": "user", "id": "1", "name": self.server.user, "fullname": "Ann", "orgs": []}
+        self.json(200, {**about, "auth": {"type": "access_token", "accessToken": token}})
 
     def create(self, asked: dict[str, Any]) -> None:
         server, owner = self.server, asked.get("organization") or self.server.user
@@ -335,6 +349,13 @@ class ModelScopeWriter(Writer):
                 return
             server.blobs[sha256] = self.taken
             self.give({})
+        elif path == "/openapi/v1/users/me":
+            if self.sent_token is None:
+                self.refuse(401, "please login")
+            else:
+                self.json(200, {"success": True, "data": {"username": server.user, "email": "ann@example.org"}})
+        elif path == "/api/v1/login":
+            self.login(json.loads(self.taken)["AccessToken"])
         elif path == "/api/v1/models" and self.command == "POST":
             self.create(json.loads(self.taken))
         elif found := re.fullmatch(r"/api/v1/repos/models/([^/]+/[^/]+)/(.+)", path):
@@ -363,6 +384,12 @@ class ModelScopeWriter(Writer):
                 server.private.add(repo)
             server.add(repo, {".gitattributes": b"*.bin filter=lfs\n", "README.md": b"# new\n"}, "master")
             self.give({"Id": 1, "Name": asked["Name"], "Path": asked["Path"]})
+
+    def login(self, token: str) -> None:
+        if token != TOKEN or not self.server.writes:
+            self.refuse(403, "the token may not write")
+        else:
+            self.give({"AccessToken": "git-7c1d-secret", "Username": self.server.user, "Email": "ann@example.org"})
 
     def write(self, repo: str, rest: str) -> None:
         server = self.server

@@ -411,34 +411,6 @@ def test_a_path_that_is_left_stops_it(ftx: Any, merged: Path) -> None:
     assert "generation_config.json names a path of this machine, /mnt/models" in sentence
 
 
-@pytest.mark.parametrize(
-    ("parameters", "hub", "gb", "tier"),
-    [
-        (7_740_000_000, "openxlab", {16: 17.0, 4: 5.4}, {16: "12vCPU 48GB A10 24GB", 4: "2vCPU 8GB"}),
-        (1_890_000_000, "openxlab", {32: 9.1, 16: 5.3, 4: 2.4}, {32: "4vCPU 16GB", 16: "2vCPU 8GB", 4: "2vCPU 8GB"}),
-        (
-            20_000_000_000,
-            "modelscope",
-            {16: 41.5, 4: 11.5},
-            {16: "xgpu/8v-cpu-64g-mem-48g", 4: "platform/2v-cpu-16g-mem"},
-        ),
-        (70_000_000_000, "huggingface", {16: 141.5, 4: 36.5}, {16: None, 4: "zero-a10g"}),
-    ],
-)
-def test_what_an_app_would_need(parameters: int, hub: str, gb: Any, tier: Any) -> None:
-    from ftx.publish.sizing import need_of
-
-    dtype = "float32" if 32 in gb else "bfloat16"
-    need = need_of(Artifact(Path(), {"plan": {"model": {"parameters": parameters, "dtype": dtype}}}), hub)
-    assert need is not None and (dict(need.gb), dict(need.tier)) == (gb, tier)
-    assert ("more than this hub lends" in need.sentence) == (None in tier.values())
-
-
-def test_the_plan_tells_what_an_app_would_need(ftx: Any, adapter: Path) -> None:
-    (event,) = plan(ftx, adapter).events
-    assert event["memory"]["sentence"].startswith("an app of it needs some 1.5 GB in 32 bit (2vCPU 8GB)")
-
-
 def test_the_allow_list() -> None:
     for name in ("tokenizer.model", "model-00001-of-00002.safetensors", "modeling_internlm2.py", "LICENSE.txt"):
         assert allowed(name, "merged", Consent()), name

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ftx.redaction import scrub
+
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.progress import Progress, TaskID
@@ -24,7 +26,8 @@ def _visible(text: str) -> str:
 
 def _print_json(value: Mapping[str, Any]) -> None:
     """One line of JSON; half a character, which UTF-8 cannot hold, stands as JSON's escape for it."""
-    print(json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)
+    line = scrub(json.dumps(value, ensure_ascii=False))
+    print(line.encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)
 
 
 class Console:
@@ -57,7 +60,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """A line for people."""
-        self.rich.print(text, markup=False)
+        self.rich.print(scrub(text), markup=False)
 
     def output(self, text: str, end: str = "\n") -> None:
         """What the command was asked for, on stdout."""
@@ -74,7 +77,7 @@ class Console:
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(scrub(cell)) for cell in row))
         if not self.quiet:
             RichConsole(highlight=False).print(table)
 
@@ -89,14 +92,14 @@ class Console:
     def warn(self, text: str) -> None:
         if self.json_lines:
             _print_json({"event": "warning", "message": text})
-        self.rich.print(f"warning: {text}", style="yellow", markup=False)
+        self.rich.print(scrub(f"warning: {text}"), style="yellow", markup=False)
 
     def error(self, kind: str, code: int, problems: Sequence[str]) -> None:
         """Why the command ends, one sentence a line on stderr."""
         if self.json_lines:
             _print_json({"event": "error", "kind": kind, "code": code, "problems": list(problems)})
         for problem in problems:
-            print(f"ftx: {_visible(problem)}", file=sys.stderr)
+            print(f"ftx: {_visible(scrub(problem))}", file=sys.stderr)
 
     def close(self) -> None:
         """Take the progress bar off the screen."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from ftx.data.conversation import RowError
-from ftx.errors import ModelError
+from ftx.errors import HubError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ftx.data.conversation import Conversation
     from ftx.data.template import Template
     from ftx.data.tokens import Tokenizer
+    from ftx.publish.credentials import Credential
 
 
 class Part(BaseModel):
@@ -335,6 +336,11 @@ class Publisher(Part, ABC):
 
     kind = "publisher"
     hub: ClassVar[str]  # what people call the place
+    # The variables of the environment with its token and, where it asks for one, the user's name.
+    variable: ClassVar[str] = ""
+    user_variable: ClassVar[str] = ""
+    # Where on its web pages tokens are made.
+    settings_page: ClassVar[str] = "its settings"
     # Files that the hub itself puts into its repositories and that are not compared.
     keeps: ClassVar[Sequence[str]] = (".gitattributes",)
     # Kinds of artefacts it takes: "adapter", "merged", "model", "app".
@@ -353,6 +359,23 @@ class Publisher(Part, ABC):
     def front_matter(self, card: Mapping[str, Any]) -> Mapping[str, Any]:
         """The model card's head as this hub wants it, from Hugging Face's form."""
         return card
+
+    def login_address(self) -> str:
+        """The address that the token is sent to, "https://..."; a login is for it alone, and "" knows none."""
+        return ""
+
+    def credential(self) -> Credential | None:
+        """The token and where it came from; None without one. Raises RecipeError, HubError."""
+        from ftx.publish.credentials import credential
+
+        return credential(self.variable, self.login_address(), self.user_variable or None) if self.variable else None
+
+    def identify(self, token: str, user: str | None, repo: str | None) -> Identity:
+        """Whose token it is, by what the hub answers. `repo`: one of the user's, for places that tell no more.
+
+        Raises HubError when the hub does not know the token.
+        """
+        raise HubError(f"{self.hub} does not tell whose a token is")
 
     def render(self, repo: str, kind: str, folder: Path) -> None:
         """Add to the rendered files in `folder` what this hub alone needs."""
@@ -389,6 +412,15 @@ class Publisher(Part, ABC):
     def by_hand(self, repo: str, kind: str) -> Sequence[str]:
         """What must be clicked on the web page before the files can be sent, each step with the values to type."""
         return ()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a token speaks for. `scopes` as the hub calls them, `writes` whether it may publish; None: not told."""
+
+    user: str | None
+    scopes: tuple[str, ...] | None = None
+    writes: bool | None = None
 
 
 @dataclass(frozen=True)

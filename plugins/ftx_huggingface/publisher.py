@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from ftx import Bundle, FtxError, HubError, Publisher, RecipeError, Remote, RemoteFile
+from ftx import Bundle, FtxError, HubError, Identity, Publisher, RecipeError, Remote, RemoteFile
 from ftx.errors import StorageError
-from ftx.publish.credentials import scrub, token
+from ftx.publish.credentials import Credential, credential, scrub
 from ftx.publish.licence import card_head
 
 if TYPE_CHECKING:
@@ -27,11 +27,13 @@ LOG_LINES = 5
 
 
 class HuggingFace(Publisher):
-    """A model repository. The token is HF_TOKEN, or what `hf auth login` saved; it must be one that may write.
+    """A model repository. The token is HF_TOKEN, of `ftx login`, or of `hf auth login`; it must be one that may write.
 
     All files go out in one commit, large ones by Xet, or by LFS with HF_HUB_DISABLE_XET=1.
     """
 
+    variable = TOKEN
+    settings_page = "https://huggingface.co/settings/tokens"
     name = "huggingface"
     hub = "Hugging Face"
     takes = ("adapter", "merged", "model", "app")
@@ -45,6 +47,19 @@ class HuggingFace(Publisher):
 
     def address(self, repo: str) -> str:
         return f"{_endpoint()}/{repo}"
+
+    def login_address(self) -> str:
+        return _endpoint()
+
+    def credential(self) -> Credential | None:
+        return _credential()
+
+    def identify(self, token: str, user: str | None, repo: str | None) -> Identity:
+        from huggingface_hub import HfApi
+
+        with self._asking("your account"):
+            about = HfApi(endpoint=_endpoint(), library_name="ftx").whoami(token=token)
+        return _identity(about)
 
     def listed(self, repo: str, revision: str | None = None) -> Remote | None:
         from huggingface_hub import RepoFile
@@ -154,8 +169,8 @@ class HuggingFace(Publisher):
         why = scrub(error.server_message or f"it answered {status}", _token()).splitlines()[0]
         if status == 401:
             if _token() is None:
-                return HubError(f"{self.hub} asks who you are: set {TOKEN} to your token")
-            return HubError(f"{self.hub} does not know this token: check {TOKEN}")
+                return HubError(f"{self.hub} asks who you are: run ftx login {self.name}, or set {TOKEN} to your token")
+            return HubError(f"{self.hub} does not know this token: check {TOKEN}, or run ftx login {self.name}")
         if status == 403:
             return HubError(f"this token may not write to {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
         if status == 402:
@@ -221,10 +236,29 @@ def _endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or DEFAULT).rstrip("/")
 
 
-def _token() -> str | None:
+def _credential() -> Credential | None:
     from huggingface_hub import get_token
 
-    return token(TOKEN) or get_token()
+    if found := credential(TOKEN, _endpoint()):
+        return found
+    saved = get_token()
+    return Credential(saved, None, "hf auth login") if saved else None
+
+
+def _token() -> str | None:
+    found = _credential()
+    return found.token if found else None
+
+
+def _identity(about: Mapping[str, Any]) -> Identity:
+    """Name and rights as whoami tells them; of a fine-grained token what it may do anywhere."""
+    told = (about.get("auth") or {}).get("accessToken") or {}
+    role = told.get("role")
+    if role != "fineGrained":
+        return Identity(about.get("name"), (role,) if role else None, role != "read" if role else None)
+    scoped = (told.get("fineGrained") or {}).get("scoped") or []
+    scopes = sorted({str(scope) for one in scoped for scope in one.get("permissions", ())})
+    return Identity(about.get("name"), tuple(scopes), any(scope.startswith("repo.write") for scope in scopes))
 
 
 def _line(error: BaseException) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ftx import Bundle, FtxError, HubError, Publisher, RecipeError, Remote, RemoteFile
-from ftx.publish.credentials import scrub, token
+from ftx import Bundle, FtxError, HubError, Identity, Publisher, RecipeError, Remote, RemoteFile
+from ftx.publish.credentials import Credential, scrub
 
 TOKEN = "MODELSCOPE_API_TOKEN"  # noqa: S105 (the variable's name)
 BRANCH = "master"
@@ -28,14 +28,37 @@ LICENCES = {"apache-2.0": "Apache License 2.0", "mit": "MIT License"}
 
 
 class ModelScope(Publisher):
-    """A model repository. The token is MODELSCOPE_API_TOKEN, or what the client's own login saved."""
+    """A model repository. The token is MODELSCOPE_API_TOKEN, of `ftx login`, or of the client's own login."""
 
+    variable = TOKEN
+    settings_page = "https://modelscope.cn/my/myaccesstoken"
     name = "modelscope"
     hub = "ModelScope"
     tokens = (TOKEN,)
 
     def address(self, repo: str) -> str:
-        return f"{os.environ.get('MODELSCOPE_ENDPOINT', 'https://modelscope.cn').rstrip('/')}/models/{repo}"
+        return f"{self.login_address()}/models/{repo}"
+
+    def login_address(self) -> str:
+        return (os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn").rstrip("/")
+
+    def credential(self) -> Credential | None:
+        if found := super().credential():
+            return found
+        saved = self._client(None).legacy.token
+        return Credential(saved, None, "ms-hub login") if saved else None
+
+    def identify(self, token: str, user: str | None, repo: str | None) -> Identity:
+        import modelscope_hub.errors as client
+
+        api = self._client(token)
+        with self._asking("your account", api):
+            name = api.whoami().username
+            try:  # it gives a session to those who may write
+                api.legacy.login(token)
+            except (client.AuthenticationError, client.PermissionDeniedError):
+                return Identity(name, ("read",), False)
+        return Identity(name, ("write",), True)
 
     def front_matter(self, card: Mapping[str, Any]) -> Mapping[str, Any]:
         """ModelScope's names for the licence, the task and the framework."""
@@ -115,6 +138,10 @@ class ModelScope(Publisher):
         return None
 
     def _api(self) -> Any:
+        found = super().credential()
+        return self._client(found.token if found else None)
+
+    def _client(self, given: str | None) -> Any:
         try:
             from modelscope_hub import HubApi
             from modelscope_hub.config import HubConfig
@@ -122,7 +149,6 @@ class ModelScope(Publisher):
             raise RecipeError("publishing to ModelScope needs modelscope-hub: pip install 'ftx[modelscope]'") from None
         if "MODELSCOPE_LOG_LEVEL" not in os.environ:
             logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
-        given = token(TOKEN)
         return HubApi(HubConfig(token=given)) if given else HubApi(HubConfig())
 
     @contextmanager
@@ -152,8 +178,8 @@ class ModelScope(Publisher):
             )
         if isinstance(error, client.AuthenticationError):
             if not known:
-                return HubError(f"{self.hub} asks who you are: set {TOKEN} to your token")
-            return HubError(f"{self.hub} does not know this token: check {TOKEN}")
+                return HubError(f"{self.hub} asks who you are: run ftx login {self.name}, or set {TOKEN} to your token")
+            return HubError(f"{self.hub} does not know this token: check {TOKEN}, or run ftx login {self.name}")
         if isinstance(error, client.PermissionDeniedError):
             return HubError(f"this token may not write to {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
         if isinstance(error, client.NotExistError):

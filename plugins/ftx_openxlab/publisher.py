@@ -28,6 +28,7 @@ class OpenXLab(GitPublisher):
     variable = "OPENXLAB_TOKEN"
     user_variable = "OPENXLAB_USER"
     tokens = (variable, user_variable)
+    settings_page = "key management (密钥管理), Git access token (Git 访问令牌), one that may write (可写)"
     host: str = Field("https://code.openxlab.org.cn", description="the git host")
     site: str = Field("https://openxlab.org.cn", description="the web page")
 

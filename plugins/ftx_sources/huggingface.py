@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ftx.errors import DataError, FtxError, HubError, StorageError
+from ftx.publish.credentials import scrub, token
 from ftx_sources.files import READERS
-from ftx_sources.snapshot import NO_DATA, Snapshot, scrub
+from ftx_sources.snapshot import NO_DATA, Snapshot
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
+DEFAULT = "https://huggingface.co"
 DEFAULT_BRANCH = "main"
 
 
 class HuggingFace(Snapshot):
     """A data set on the Hugging Face Hub, kept in huggingface_hub's own cache.
 
-    The token is huggingface_hub's: HF_TOKEN, or what `hf auth login` saved. HF_HUB_OFFLINE=1 reads the cache only.
+    The token is HF_TOKEN, of `ftx login`, or of `hf auth login`. HF_HUB_OFFLINE=1 reads the cache only.
     """
 
     name = "huggingface"
@@ -32,7 +34,7 @@ class HuggingFace(Snapshot):
     def _find_commit(self) -> str:
         from huggingface_hub import HfApi
 
-        api = HfApi(endpoint=endpoint(), library_name="ftx")
+        api = HfApi(endpoint=endpoint(), token=_token(), library_name="ftx")
         with self._asking():
             return str(api.resolve_revision(self.repo, repo_type=self.repo_type, revision=self.revision).resolved)
 
@@ -48,6 +50,7 @@ class HuggingFace(Snapshot):
                 # Hidden names, but not "..": the client refuses that, where leaving it out would hide it.
                 ignore_patterns=[start + name for name in (".[!.]*", *sorted(NO_DATA)) for start in ("", "*/")],
                 endpoint=endpoint(),
+                token=_token(),
                 library_name="ftx",
             )
         return Path(folder)
@@ -99,10 +102,8 @@ class HuggingFace(Snapshot):
         return HubError(f"{self.hub} answered {status} for {self.repo}; try again later")
 
     def _refused(self) -> HubError:
-        from huggingface_hub import get_token
-
         # Without a token the hub does not tell a private repository from none.
-        if get_token() is None:
+        if _token() is None:
             return HubError(f"{self.repo} on {self.hub} does not exist or is private: set HF_TOKEN if it is private")
         return HubError(f"{self.hub} refuses access to {self.repo} with this token: check HF_TOKEN and its rights")
 
@@ -134,8 +135,12 @@ def _any_case(ending: str) -> str:
     return "*" + "".join(f"[{char}{char.upper()}]" if char.isalpha() else char for char in ending)
 
 
-def _line(error: BaseException) -> str:
+def _token() -> str | None:
     from huggingface_hub import get_token
 
+    return token("HF_TOKEN", endpoint() or DEFAULT) or get_token()
+
+
+def _line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return scrub(lines[0] if lines else type(error).__name__, get_token())
+    return scrub(lines[0] if lines else type(error).__name__, _token())

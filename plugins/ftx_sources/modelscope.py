@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ftx.errors import FtxError, HubError, RecipeError, did_you_mean
-from ftx_sources.snapshot import COMMIT, CachedSnapshot, scrub
+from ftx.publish.credentials import scrub, token
+from ftx_sources.snapshot import COMMIT, CachedSnapshot
 
 DEFAULT_BRANCH = "master"
 
@@ -112,7 +113,9 @@ def _client() -> Any:
     if "MODELSCOPE_LOG_LEVEL" not in os.environ:
         # It logs every listing and repeats every error that is raised.
         logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
-    return HubApi(HubConfig())
+    place = os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn"
+    given = token("MODELSCOPE_API_TOKEN", place)
+    return HubApi(HubConfig(token=given)) if given else HubApi(HubConfig())
 
 
 def _first_commit(answer: Any) -> str | None:

@@ -20,7 +20,8 @@ from pydantic import Field, field_validator
 from ftx.atomic import sha256_of
 from ftx.errors import DataError, FtxError, HubError, RecipeError, StorageError, did_you_mean
 from ftx.git_token import ASKPASS, LOOPBACK, USER
-from ftx_sources.snapshot import CachedSnapshot, scrub
+from ftx.publish.credentials import credential, scrub
+from ftx_sources.snapshot import CachedSnapshot
 
 POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\nsize \d+\n"
@@ -149,7 +150,9 @@ class OpenXLab(CachedSnapshot):
         if shutil.which("git") is None:
             raise RecipeError(f"the source '{self.name}' needs git: install it")
         parts = urlsplit(self.host)
-        token = os.environ.get("OPENXLAB_TOKEN")
+        found = credential("OPENXLAB_TOKEN", self.host, "OPENXLAB_USER")
+        token = found.token if found else None
+        user = found.user if found else os.environ.get("OPENXLAB_USER")
         if token and parts.scheme == "http" and parts.hostname not in LOOPBACK:
             raise RecipeError(f"OPENXLAB_TOKEN would go to {self.host} in clear: use https")
         with TemporaryDirectory(prefix="ftx-git-") as private:
@@ -162,7 +165,7 @@ class OpenXLab(CachedSnapshot):
                 "GCM_INTERACTIVE": "never",
                 "LC_ALL": "C",  # `_refusal` knows git's English sentences
                 "FTX_GIT_HOST": parts.netloc,
-                "FTX_GIT_USER": os.environ.get("OPENXLAB_USER") or USER,
+                "FTX_GIT_USER": user or USER,
                 "FTX_GIT_SECRET": token or "",
             }
             environment = {key: value for key, value in os.environ.items() if key not in FOREIGN} | own

@@ -158,11 +158,6 @@ class CachedSnapshot(Snapshot):
         """Write the commit's wanted files into the empty `folder`: regular files, no links."""
 
 
-def scrub(text: str, secret: str | None) -> str:
-    """`text` without the secret, for messages made of what others printed."""
-    return text.replace(secret, "***") if secret else text
-
-
 def _names(folder: Path) -> Iterator[str]:
     """Paths of the files under a folder, relative to it; folders that are links are not entered."""
     for base, _, files in os.walk(folder):

@@ -7,10 +7,12 @@ import sys
 
 from ftx.cli.group import main_group
 from ftx.errors import STOPPED_AT_ONCE, FtxError, OutOfMemory
+from ftx.redaction import guard
 
 
 def main() -> None:
     """Entry point of `ftx`."""
+    guard()
     sys.exit(run(sys.argv[1:]))
 
 

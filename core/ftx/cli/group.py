@@ -26,6 +26,10 @@ COMMANDS = {
     "run": ("ftx.cli.run_inside:run", "Run a command line of ftx inside a container image."),
     "deploy": ("ftx.cli.deploy:deploy", "Write files for Compose or Kubernetes."),
     "ci": ("ftx.cli.ci:ci", "Write the pipeline of a project: check, train, verify, publish."),
+    "size": ("ftx.cli.size:size", "The memory an app of a model needs, and the hubs' machines that have it."),
+    "login": ("ftx.cli.login:login", "Keep a hub's token, once the hub has said whose it is."),
+    "logout": ("ftx.cli.logout:logout", "Forget a hub's token."),
+    "whoami": ("ftx.cli.whoami:whoami", "Who the hubs take you for, and where the tokens come from."),
     "env": ("ftx.cli.env:env", "Environments of their own for plugins that need them."),
     "plugins": ("ftx.cli.plugins:plugins", "List parts, where they come from, and what was refused."),
 }

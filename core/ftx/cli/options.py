@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import click
 from pydantic import ValidationError
 
-from ftx.contracts import Part
+from ftx.contracts import Part, Publisher
 from ftx.errors import RecipeError, did_you_mean
+from ftx.plugins import Registry
 from ftx.recipe import Written, parse_value, written
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -84,6 +85,16 @@ def part_options(part: type[P], settings: tuple[str, ...]) -> P:
         return part.model_validate(given)
     except ValidationError as error:
         raise RecipeError(*(_wrong(part, problem) for problem in error.errors())) from None
+
+
+def hub_part(registry: Registry, hub: str, settings: tuple[str, ...]) -> Publisher:
+    """The publisher of that name, or the git host at that address, with its options. Raises RecipeError."""
+    if hub.startswith(("https://", "http://")):
+        settings, hub = (f"host={hub}", *settings), "git"
+    part = registry.publisher(hub)
+    if not part.variable:
+        raise RecipeError(f"{hub} needs no token")
+    return part_options(part, settings)
 
 
 def _wrong(part: type[Part], problem: Any) -> str:

@@ -13,6 +13,7 @@ from ftx.console import Console
 from ftx.plugins import Registry
 
 if TYPE_CHECKING:
+    from ftx.contracts import Publisher
     from ftx.publish.road import Prepared
 
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--license-agreed", is_flag=True, help="Answer for a licence that the base's does not allow; recorded.")
 @click.option("--public", is_flag=True, help="Let everyone see it, as the last step.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing.")
+@click.option("--hardware", metavar="MACHINE", help="What an app runs on there, see ftx size; any: do not look.")
 @click.option("--replace", is_flag=True, help="Take whatever else the repository holds out of it.")
 @click.option("--allow-pickle", is_flag=True, help="Send pickled weights too, once their opcodes are found harmless.")
 @click.option("--with-data", is_flag=True, help="Send the data that lies in the folder too.")
@@ -44,6 +46,7 @@ def publish(
     license_agreed: bool,
     public: bool,
     dry_run: bool,
+    hardware: str | None,
     replace: bool,
     allow_pickle: bool,
     with_data: bool,
@@ -59,11 +62,12 @@ def publish(
     from ftx.publish.road import Wish, carry_out, known_repo, newest, prepared
 
     console = Console(json_lines=json_lines)
-    part = part_options(registry.publisher(publisher), settings)
+    kind = registry.publisher(publisher)
+    part = part_options(kind, (*settings, *_machine(kind, hardware)))
     path = path or newest(Path.cwd())
     repo = repo or known_repo(path, part.name) or _asked_repo(path)
     consent = Consent(allow_pickle, with_data)
-    wish = Wish(repo, public, replace, consent, base, licence, license_agreed)
+    wish = Wish(repo, public, replace, consent, base, licence, license_agreed, hardware=hardware)
     with prepared(path, part, wish, dry=dry_run) as plan:
         _show(plan, console)
         if dry_run:
@@ -74,6 +78,17 @@ def publish(
             carry_out(plan, console.event)
         finally:
             console.close()
+
+
+def _machine(publisher: type[Publisher], hardware: str | None) -> tuple[str, ...]:
+    """--hardware as an option of the publisher, where it has that. Raises RecipeError for a machine nobody lends."""
+    from ftx.publish.hardware import lent_by
+    from ftx.publish.sizing import ANY
+
+    if hardware in (None, ANY):
+        return ()
+    tier = lent_by(publisher.name).tier(str(hardware))
+    return (f"hardware={tier.name}",) if "hardware" in publisher.model_fields else ()
 
 
 def _asked_repo(path: Path) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ftx.cli.options import family_options, given_family
 from ftx.console import Console
 from ftx.plugins import Registry
+
+if TYPE_CHECKING:
+    from ftx.export.verify import Finding
 
 
 @click.command(
@@ -40,7 +44,6 @@ def verify(
     PATH is a run, an artefact or a model's folder; compared are an adapter on its base, the merged model beside it, and
     what else is named: exported or quantised folders, addresses of servers. Exit code 7 when any differs.
     """
-    from ftx.errors import VerificationError
     from ftx.export.probes import read_probes
     from ftx.export.proof import verify as compare_forms
     from ftx.publish.credentials import token
@@ -56,6 +59,13 @@ def verify(
         key=os.environ.get("FTX_API_KEY") or token("FTX_API_KEY"),
         max_new_tokens=max_new_tokens,
     )
+    show_findings(findings, console)
+
+
+def show_findings(findings: list[Finding], console: Console) -> None:
+    """Tell what was found. Raises VerificationError when a form differs."""
+    from ftx.errors import VerificationError
+
     for finding in findings:
         console.event({"event": "verified", **finding.as_dict()})
     if problems := [f"{finding.form}: {problem}" for finding in findings for problem in finding.problems]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from ftx.artifact import Artifact
+from ftx.checkpoint_files import read_json
 from ftx.contracts import Publisher, RemoteFile
 from ftx.errors import HubError, RecipeError, StorageError, VerificationError
 from ftx.plugins import Registry
 from ftx.publish.render import measured
 
+if TYPE_CHECKING:
+    from ftx.export.verify import Finding
+
+ADAPTER = "adapter_config.json"
 # What hubs' clients keep in a folder for going on after an interruption.
 CLIENTS = (".cache", ".ms_upload_cache", "._____temp", ".msc", ".mv", ".mdl")
 
@@ -67,6 +73,35 @@ def download(named: Named, hub: Publisher, out: Path) -> str:
     except OSError as error:
         raise StorageError(f"{out} could not be written: {error.strerror}; run the same command again") from error
     return remote.revision
+
+
+def base_of(folder: Path) -> str | None:
+    """What an adapter in `folder` calls its base; None for anything else. Raises VerificationError, ModelError."""
+    if not (folder / ADAPTER).is_file():
+        return None
+    artifact = Artifact.find(folder)
+    return str(artifact.base) if artifact else str(read_json(folder / ADAPTER).get("base_model_name_or_path") or "")
+
+
+def verified(folder: Path, named: Named, hub: Publisher, registry: Registry, base: Path | None = None) -> list[Finding]:
+    """What `ftx verify` finds of a download. An adapter's base is fetched into `base` where it is not there yet.
+
+    Raises RecipeError for an adapter without `base`, and what `download` and `ftx.export.proof.verify` raise.
+    """
+    from ftx.export.proof import verify
+
+    called = base_of(folder)
+    if called is not None and base is None:
+        raise RecipeError(
+            f"--verify: {folder} is whole, and an adapter of {called}: add --base FOLDER to compare it on that, which "
+            f"is fetched when it is not there; now: ftx verify {folder} --base FOLDER"
+        )
+    if called is not None and base is not None and not base.exists():
+        owner, slash, name = called.partition("/")
+        if not (slash and owner and name) or "/" in name:
+            raise RecipeError(f"--base {base}: it is not there, and {called!r} is no name that {hub.hub} would know")
+        download(replace(named, repo=called, revision=None), hub, base)
+    return verify(folder, registry, base=base if called is not None else None)
 
 
 def _refuse_bad_names(named: Named, hub: Publisher, names: Iterable[str]) -> None:

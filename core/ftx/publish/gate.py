@@ -19,8 +19,9 @@ from ftx.artifact import MANIFEST, RECEIPT, Artifact
 from ftx.data.secrets import KINDS
 from ftx.errors import FtxError, RecipeError, VerificationError
 from ftx.export.receipt import read_receipt
-from ftx.publish.credentials import token
+from ftx.publish.credentials import login_tokens, token
 from ftx.publish.pickles import dangers, is_pickle
+from ftx.redaction import SECRET_VARIABLE, SHORTEST_SECRET
 
 PUBLISHED = "publish.json"  # what was published where: written beside the seal, never sent itself
 
@@ -131,10 +132,6 @@ MORE_SECRETS = {
     "OpenXLab key": re.compile(r"(?i)\b(?:openxlab_?)?(?:ak|sk)[\"']?\s*[=:]\s*[\"'][A-Za-z0-9]{16,}[\"']"),
 }
 NO_CREDENTIALS = {"identity card number", "phone number", "e-mail address"}  # personal, and no key to anything
-SECRET_VARIABLE = re.compile(
-    r"(TOKEN|SECRET|PASSWORD|PASSWD|(?:API|ACCESS|SECRET|PRIVATE|SIGNING|ENCRYPTION)_?KEY|_AK|_SK)$"
-)
-SHORTEST_SECRET = 8  # characters; shorter values of variables would be found anywhere
 # Paths of a machine, in what describes a model. Vocabularies hold anything and are not looked into for them.
 LOCAL_PATH = re.compile(
     r"(?<![\w:/.~-])(?:/(?:home|root|Users|mnt|data|tmp|var|opt|srv|share|work|workspace|media|cpfs\d*|nvme)/[\w.-]+"
@@ -154,6 +151,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1"
 CHUNK = 1 << 20  # bytes
 OVERLAP = 4096  # bytes; longer than any secret that is looked for
 MAX_HEADER = 100_000_000  # bytes; the safetensors format's own limit
+_kept: set[str] = set()  # tokens of logins, read once for all files
 LONGEST_NAME = 255  # bytes of a part of a path, as file systems and hubs have it
 
 
@@ -198,6 +196,8 @@ def check_contents(folder: Path, names: Sequence[str], consent: Consent, places:
     `places` are paths that no text may hold; with None, paths are not looked for: they are yet to be replaced.
     """
     problems: list[str] = []
+    _kept.clear()
+    _kept.update(login_tokens())
     for name in names:
         problems += _look_into(folder / name, name, consent, places)
     return problems + _incomplete(folder, names)
@@ -355,9 +355,12 @@ def _secrets(raw: bytes) -> Iterator[str]:
     for kind, pattern in {**KINDS, **MORE_SECRETS}.items():
         if kind not in NO_CREDENTIALS and pattern.search(text):
             yield f"what looks like a {kind}"
-    for variable, value in own_secrets().items():
+    own = own_secrets()
+    for variable, value in own.items():
         if os.fsencode(value) in plain:
             yield f"the value of {variable}"
+    if any(value.encode() in plain for value in _kept.difference(own.values())):
+        yield "a token that ftx login keeps for you"
 
 
 def own_secrets(environment: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -140,6 +140,38 @@ class GitHost:
             commit = git.commit(bundle, head)
             git.send(head.branch, bundle, sent)
             return commit
+
+    def admits(self, *, named: bool) -> bool | None:
+        """Whether the host would take a push with this token; None when it knows the token and tells no more.
+
+        `named`: the repository is one of the user's, and is there. Raises HubError for a token it does not know, and
+        when it does not look at tokens before it knows the repository.
+        """
+        try:
+            with self._work() as git:
+                git.try_push()
+        except HubError as error:
+            if named:
+                if "does not let this token write" in str(error):
+                    return False
+                raise
+            if not _knows_no_repository(error) and "does not let this token write" not in str(error):
+                raise
+            if not replace(self, secret=None)._asks_for_token():
+                raise HubError(
+                    f"{self.hub} looks at no token before it knows the repository: name one of yours, empty or not, "
+                    "with --repo OWNER/NAME"
+                ) from None
+            return None
+        return True
+
+    def _asks_for_token(self) -> bool:
+        try:
+            with self._work() as git:
+                git.try_push()
+        except HubError as error:
+            return not _knows_no_repository(error)
+        return False
 
     @contextmanager
     def _work(self, near: Path | None = None) -> Iterator[Git]:
@@ -268,6 +300,12 @@ class Git:
             else:
                 commits[ref] = value
         return Head(branch, commits.get(f"refs/heads/{branch}") or commits.get("HEAD"))
+
+    def try_push(self) -> None:
+        """Ask the host whether it would take a push; nothing is sent. Raises FtxError."""
+        tree = self.run("mktree", given=b"").decode().strip()
+        commit = self.run("commit-tree", tree, "-m", "ftx login").decode().strip()
+        self.run("push", "--quiet", "--dry-run", "origin", f"{commit}:refs/heads/ftx-login")
 
     def fetch(self, head: Head) -> None:
         self.run("fetch", "--quiet", "--depth=1", "--no-tags", "origin", f"+{head.branch}:refs/remotes/origin/main")
@@ -403,6 +441,10 @@ class Git:
                     sent(_progressed(progress))
             if process.returncode:
                 raise self.host.refusal(said.read_text("utf-8", "replace").replace("\r", "\n"))
+
+
+def _knows_no_repository(error: HubError) -> bool:
+    return str(error).startswith("there is no repository")
 
 
 def _remote_file(blob: str, content: bytes) -> RemoteFile:

@@ -5,23 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from ftx.contracts import Bundle, Publisher, Remote
+from ftx.contracts import Bundle, Identity, Publisher, Remote
 from ftx.errors import HubError
 from ftx.git_token import USER
-from ftx.publish.credentials import token
 from ftx.publish.git_lfs import GitHost
 
 
 class GitPublisher(Publisher):
-    """HOST/owner/name.git. `variable` and `user_variable` name what the token and the user's name are read from."""
+    """HOST/owner/name.git, with a token and a user's name."""
 
-    variable: ClassVar[str]
-    user_variable: ClassVar[str]
     host: str = Field(description="the git host, as https://git.example.org; the repository is HOST/owner/name.git")
 
     @field_validator("host")
@@ -36,6 +32,16 @@ class GitPublisher(Publisher):
 
     def address(self, repo: str) -> str:
         return f"{self.host}/{repo}"
+
+    def login_address(self) -> str:
+        return self.host
+
+    def identify(self, token: str, user: str | None, repo: str | None) -> Identity:
+        """git hosts tell no names: what is tried is whether a push would be let in, and nothing is sent."""
+        name = user or USER
+        probed = repo or f"{name}/ftx-login"
+        host = GitHost(self.hub, f"{self.host}/{probed}.git", name, token, self.variable, user or "ftx")
+        return Identity(user, None, host.admits(named=repo is not None))
 
     def listed(self, repo: str, revision: str | None = None) -> Remote | None:
         return self._git(repo).listed(revision)
@@ -62,7 +68,7 @@ class GitPublisher(Publisher):
         return (f"1. Open {self.address(repo)}, its settings, and set the visibility to public.",)
 
     def _git(self, repo: str) -> GitHost:
-        user = os.environ.get(self.user_variable)
-        return GitHost(
-            self.hub, f"{self.host}/{repo}.git", user or USER, token(self.variable), self.variable, user or "ftx"
-        )
+        found = self.credential()
+        user = (found.user if found else None) or os.environ.get(self.user_variable)
+        secret = found.token if found else None
+        return GitHost(self.hub, f"{self.host}/{repo}.git", user or USER, secret, self.variable, user or "ftx")

@@ -23,7 +23,7 @@ from ftx.publish.gate import PUBLISHED, Consent, GateError
 from ftx.publish.licence import Licence, choose
 from ftx.publish.receipt import Published, now, published_at, read_published, write_published
 from ftx.publish.render import Subject, base_name, render
-from ftx.publish.sizing import need_of
+from ftx.publish.sizing import refuse_too_small, told_of
 
 REPO = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 APP_STARTS = ("app.json", "app.py", "Dockerfile", "index.html")
@@ -37,11 +37,15 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asked for. `base` is the base's name on the hub, `license` what the result goes out under."""
+    """What the user asked for. `base` is the base's name on the hub, `license` what the result goes out under.
+
+    `hardware` is the machine that an app is to run on.
+    """
 
     repo: str
     public: bool = False
     replace: bool = False
+    hardware: str | None = field(default=None, kw_only=True)
     consent: Consent = field(default_factory=Consent)
     base: str | None = None
     license: str | None = None
@@ -95,9 +99,8 @@ class Prepared:
         }
 
     def _memory(self) -> dict[str, Any] | None:
-        """What an app of the model would need on this hub."""
-        need = need_of(self.subject.artifact, self.publisher.name) if self.subject.artifact else None
-        return {"gb": dict(need.gb), "tier": dict(need.tier), "sentence": need.sentence} if need else None
+        """What the app needs, or an app of the model would, on this hub."""
+        return told_of(self.subject.folder, self.subject.kind, self.publisher.name)
 
 
 def newest(folder: Path) -> Path:
@@ -167,6 +170,8 @@ def prepared(path: Path, publisher: Publisher, wish: Wish, *, dry: bool = False)
     subject = subject_of(path)
     publisher = publisher.for_kind(subject.kind)
     _admit(subject, publisher, wish)
+    if subject.kind == "app":
+        refuse_too_small(subject.folder, publisher.name, wish.hardware or getattr(publisher, "hardware", None))
     licence = choose(subject.artifact.base, wish.license, wish.license_agreed) if subject.artifact else None
     with _workshop(subject.folder) as out:
         base = base_name(subject.artifact, wish.base) if subject.artifact else None
