@@ -9,7 +9,8 @@ import re
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,12 +22,26 @@ LFS = (".safetensors", ".bin", ".model")
 
 @dataclass
 class Fault:
-    """Answers `status` the next `times` requests whose method and path match; status 0 cuts the connection."""
+    """Answers `status` the next `times` requests whose method and path match; status 0 cuts the connection.
+
+    With `after`, only once a request that matches it was taken; `says` and `head` are the answer's body and headers.
+    """
 
     method: str
     path: str
     status: int
     times: int = 1
+    after: str = ""
+    says: str = "injected"
+    head: dict[str, str] = field(default_factory=dict)
+
+    def due(self, method: str, path: str, asked: Sequence[str]) -> bool:
+        """Whether it meets this request, given those that came up to it, as `METHOD path`; it is used up by that."""
+        met = self.times > 0 and bool(re.search(self.method, method)) and bool(re.search(self.path, path))
+        if not met or (self.after and not any(re.search(self.after, line) for line in asked[:-1])):
+            return False
+        self.times -= 1
+        return True
 
 
 class Publishing(Hub):
@@ -39,6 +54,8 @@ class Publishing(Hub):
         self.blobs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.quota: int | None = None
+        self.cut_after: int | None = None  # bytes of one object, once
+        self.received: list[str] = []  # sha256 of objects that arrived whole
         self.xet: Path | None = None
         self.between: Any = None  # called once before a commit is taken
         # Requests that match are held, before they are answered or once it is done, until `go` is set.
@@ -72,14 +89,18 @@ class Writer(Handler):
 
     def route(self) -> None:
         self.server.heads.append(str(self.headers))
-        self.taken = self.body()
+        try:
+            self.taken = self.body()
+        except ConnectionResetError:  # it was cut in an object
+            return
         self.server.bodies.append(self.taken)
         path = unquote(urlsplit(self.path).path)
         for fault in self.server.faults:
-            if fault.times and re.search(fault.method, self.command) and re.search(fault.path, unquote(self.path)):
-                fault.times -= 1
+            if fault.due(self.command, unquote(self.path), self.server.asked):
                 if fault.status:
-                    self.json(fault.status, {"error": "injected", "Code": fault.status, "Message": "injected"})
+                    self.json(
+                        fault.status, {"error": fault.says, "Code": fault.status, "Message": fault.says}, fault.head
+                    )
                 else:
                     self.close_connection = True
                     self.connection.close()
@@ -110,7 +131,15 @@ class Writer(Handler):
                 self.rfile.readline()
             self.rfile.readline()
             return came
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        cut = self.server.cut_after
+        if self.command == "PUT" and cut is not None and length > cut:
+            self.server.cut_after = None
+            self.rfile.read(cut)
+            self.close_connection = True
+            self.connection.close()
+            raise ConnectionResetError("cut in an object")
+        return self.rfile.read(length)
 
     @property
     def sent_token(self) -> str | None:
@@ -131,6 +160,7 @@ class HuggingFaceWriter(Writer):
             good = hashlib.sha256(self.taken).hexdigest() == sha256 and self.sent_token is None
             if good:
                 self.server.blobs[sha256] = self.taken
+                self.server.received.append(sha256)
             self.answer(200 if good else 422)
         elif self.sent_token not in (None, TOKEN):
             self.refuse(401, "Invalid credentials in Authorization header")
@@ -334,6 +364,7 @@ class ModelScopeWriter(Writer):
                 self.refuse(400, "sha256 mismatch")
                 return
             server.blobs[sha256] = self.taken
+            server.received.append(sha256)
             self.give({})
         elif path == "/api/v1/models" and self.command == "POST":
             self.create(json.loads(self.taken))

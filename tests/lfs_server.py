@@ -10,26 +10,16 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from hub_publishing import Fault
 from hub_servers import GitHandler, GitHost, git
 
 CHUNK = 1 << 16  # bytes
 # The server is another machine: what a test sets for the client is not for it.
 OWN = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-
-
-@dataclass
-class Fault:
-    """Answers `status` the next `times` requests whose method and path match."""
-
-    method: str
-    path: str
-    status: int
-    times: int = 1
 
 
 class LfsHost(GitHost):
@@ -81,10 +71,13 @@ class LfsHandler(GitHandler):
         address = urlsplit(self.path)
         repo, _, rest = unquote(address.path).strip("/").partition(".git/")
         for fault in self.server.faults:
-            if fault.times and re.search(fault.method, self.command) and re.search(fault.path, address.path):
-                fault.times -= 1
+            if fault.due(self.command, self.path, self.server.asked):
                 self.body()
-                self.json(fault.status, {"message": f"injected {fault.status}"})
+                if fault.status:
+                    self.json(fault.status, {"message": fault.says}, fault.head)
+                else:
+                    self.close_connection = True
+                    self.connection.close()
                 return
         if repo in self.server.moved:
             self.body()
@@ -166,6 +159,10 @@ class LfsHandler(GitHandler):
             locks = [{"id": path, "path": path, "owner": {"name": who}} for path, who in self.server.locks.items()]
             ours = [lock for lock in locks if lock["owner"]["name"] == user]  # type: ignore[index]
             self.json(200, {"ours": ours, "theirs": [lock for lock in locks if lock not in ours]})
+        elif rest == "verify":
+            one = json.loads(self.body())
+            stored = self.server.store(repo, one["oid"])
+            self.json(200 if stored.is_file() and stored.stat().st_size == one["size"] else 422, {})
         elif rest.startswith("objects/") and self.command == "PUT":
             self.take(repo, rest.removeprefix("objects/"))
         elif rest.startswith("objects/"):
@@ -198,7 +195,10 @@ class LfsHandler(GitHandler):
             "header": {"Authorization": self.headers["Authorization"]},
             "expires_in": 600,
         }
-        return {**one, "authenticated": True, "actions": {"upload" if upload else "download": link}}
+        actions = {"upload" if upload else "download": link}
+        if upload:
+            actions["verify"] = {**link, "href": f"{self.server.url}/{repo}.git/info/lfs/verify"}
+        return {**one, "authenticated": True, "actions": actions}
 
     def take(self, repo: str, oid: str) -> None:
         server = self.server

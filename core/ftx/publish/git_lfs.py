@@ -26,6 +26,7 @@ from ftx.atomic import sha256_of
 from ftx.contracts import Bundle, Remote, RemoteFile
 from ftx.errors import FtxError, HubError, RecipeError, StorageError
 from ftx.git_token import ASKPASS, LOOPBACK
+from ftx.publish.answers import no_room, refused, unreachable
 from ftx.publish.credentials import scrub
 from ftx.publish.render import linked
 
@@ -65,6 +66,7 @@ POINTER = re.compile(
 )
 POINTER_SIZE = 1024  # bytes; Git LFS takes nothing longer for a pointer
 ATTRIBUTES = ".gitattributes"
+REMOTE = ("ls-remote", "fetch", "push", "lfs")  # commands of git that speak to the host
 TRACKED = "filter=lfs diff=lfs merge=lfs -text"
 POLL = 0.2  # seconds between two looks at git-lfs's progress
 
@@ -88,7 +90,10 @@ FORBIDDEN = (
     "protected branch",
     "read-only",
 )
+STATUS = re.compile(r"(?:returned error: |client error[^\n]* |server error[^\n]* |\[)(\d{3})\b")
 NO_REPOSITORY = ("not found", "not appear to be a git repository", "does not exist", "error: 404")
+# Lines of git-lfs that say nothing of why it failed.
+CHATTER = ("Uploading LFS", "Errors logged to", "Use `git lfs logs", "Locking support", 'Remote "', "$ git", "Consider")
 NO_CONNECTION = ("unable to access", "could not resolve", "connection", "timed out", "rpc failed", "hung up", "eof")
 
 
@@ -102,6 +107,7 @@ class GitHost:
     secret: str | None
     variable: str
     author: str = "ftx"
+    retries: int = 8  # times that Git LFS tries an object again
 
     def listed(self, revision: str | None = None) -> Remote | None:
         """What the repository holds at a revision, by default its default branch; None when there is none."""
@@ -189,7 +195,7 @@ class GitHost:
         if any(sign in low for sign in UNAUTHORISED):
             return self._unauthorised()
         if "quota" in low or "error: 507" in low or "insufficient storage" in low:
-            return HubError(f"{self.hub} has no room for the files: {why}; free space there or ask for more")
+            return no_room(self.hub, self.url, why)
         if "lock" in low and ("locked by" in low or "halted" in low or "unable to push locked" in low):
             return HubError(
                 f"a file of {self.url} is locked by someone else: {why}; ask them to run: git lfs unlock FILE"
@@ -206,10 +212,10 @@ class GitHost:
             return HubError(f"{self.url} was renamed or moved: look where it is now, and name that")
         if any(sign in low for sign in NO_REPOSITORY):
             return HubError(f"there is no repository {self.url}")
+        if (status := STATUS.search(low)) and int(status[1]) >= 400:
+            return refused(self.hub, self.url, int(status[1]), why)
         if any(sign in low for sign in NO_CONNECTION):
-            return HubError(
-                f"{self.url} cannot be reached: {why}; what was sent is kept there, run the same command again"
-            )
+            return unreachable(self.hub, self.url, why)
         return HubError(f"git did not go through with {self.url}: {why}; run the same command again")
 
     def _unauthorised(self) -> HubError:
@@ -239,7 +245,7 @@ class Git:
         done = subprocess.run(
             self._words(arguments),
             cwd=self.folder,
-            env=self.environment,
+            env=self._given(arguments),
             input=given,
             stdin=subprocess.DEVNULL if given is None else None,
             capture_output=True,
@@ -250,7 +256,14 @@ class Git:
         return done.stdout
 
     def _words(self, arguments: Sequence[str]) -> list[str]:
-        return ["git", *(word for option in OPTIONS for word in ("-c", option)), *arguments]
+        options = (*OPTIONS, f"lfs.transfer.maxretries={self.host.retries}")
+        return ["git", *(word for option in options for word in ("-c", option)), *arguments]
+
+    def _given(self, arguments: Sequence[str]) -> Mapping[str, str]:
+        """The environment of a command: the token is in it when the command speaks to the host."""
+        if arguments[0] in REMOTE:
+            return self.environment
+        return {name: value for name, value in self.environment.items() if name != "FTX_GIT_SECRET"}
 
     def remote_head(self) -> Head | None:
         """The default branch of the remote, None when there is no repository. Raises FtxError."""
@@ -444,10 +457,11 @@ def _progressed(progress: Path) -> int:
 
 
 def _line(said: str) -> str:
-    """The sentence that says most in git's complaints: the first that calls itself an error, else the last."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    """The sentence that says most in git's complaints: the first that calls itself an error, else the first of all."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.strip().startswith(CHATTER)]
     telling = ("batch response:", "lfs:", "remote:", "fatal:", "error:")
     errors = [line for line in lines if line.lower().startswith(telling) or re.match(r"\[[0-9a-f]{64}\]", line)]
-    chosen = (errors or lines[-1:] or ["it gave no reason"])[0]
+    chosen = (errors or lines or ["it gave no reason"])[0]
     chosen = re.sub(r"^\[[0-9a-f]{64}\] ", "", chosen)
-    return re.sub(r"^(fatal|error|lfs|batch response): ", "", chosen, flags=re.IGNORECASE)
+    chosen = re.sub(r"^((fatal( error)?|error|lfs|batch response): )+", "", chosen, flags=re.IGNORECASE)
+    return "it gave no reason" if chosen == "Error" else chosen

@@ -23,6 +23,7 @@ class GitPublisher(Publisher):
     variable: ClassVar[str]
     user_variable: ClassVar[str]
     host: str = Field(description="the git host, as https://git.example.org; the repository is HOST/owner/name.git")
+    retries: int = Field(8, ge=1, le=100, description="times that Git LFS tries an object again, up to 10 s apart")
 
     @field_validator("host")
     @classmethod
@@ -64,5 +65,11 @@ class GitPublisher(Publisher):
     def _git(self, repo: str) -> GitHost:
         user = os.environ.get(self.user_variable)
         return GitHost(
-            self.hub, f"{self.host}/{repo}.git", user or USER, token(self.variable), self.variable, user or "ftx"
+            self.hub,
+            f"{self.host}/{repo}.git",
+            user or USER,
+            token(self.variable),
+            self.variable,
+            user or "ftx",
+            self.retries,
         )
