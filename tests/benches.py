@@ -20,7 +20,6 @@ from hub_servers import TOKEN, git
 from lfs_server import LfsHost
 from published import BASE
 
-
 REPO = "ann/cats"
 MANY = 99  # times: as often as a client asks
 
@@ -71,6 +70,14 @@ class Bench(ABC):
     def push_between(self, name: str) -> None:
         """Someone else's commit of a file of that name."""
 
+    @abstractmethod
+    def push_without(self, name: str) -> None:
+        """Someone else's commit that takes that file away."""
+
+    @abstractmethod
+    def make(self, files: dict[str, bytes]) -> None:
+        """The repository, private, with these files."""
+
     @property
     @abstractmethod
     def stored(self) -> list[bytes]:
@@ -88,6 +95,11 @@ class Hub(Bench):
     def push_between(self, name: str) -> None:
         files = self.server.current(REPO, self.branch)
         self.server.add(REPO, {**files, name: b"theirs\n"}, self.branch)
+
+    def push_without(self, name: str) -> None:
+        files = self.server.current(REPO, self.branch)
+        files.pop(name)
+        self.server.add(REPO, files, self.branch)
 
     def make(self, files: dict[str, bytes]) -> None:
         self.server.add(REPO, files, self.branch)
@@ -169,19 +181,20 @@ class GitBench(Bench):
     def words(self, folder: Path, *more: str) -> list[str]:
         return super().words(folder, "--set", f"host={self.server.url}", "--set", "retries=1", *more)
 
-    def files(self) -> dict[str, bytes] | None:
+    def files(self) -> dict[str, bytes]:
         return self.server.contents(REPO) if git(self.server.root / f"{REPO}.git", "for-each-ref") else {}
 
     def make(self, files: dict[str, bytes]) -> None:
         self.server.add(REPO, files, "main")
 
     def push_between(self, name: str) -> None:
-        bare = self.server.root / f"{REPO}.git"
-        if git(bare, "for-each-ref"):
-            old = {n: b for n, b in self.server.contents(REPO).items()}
-            self.server.add(REPO, {**old, name: b"theirs\n"}, "main")
-        else:
-            self.server.add(REPO, {name: b"theirs\n"}, "main")
+        self._pushed({**self.files(), name: b"theirs\n"})
+
+    def push_without(self, name: str) -> None:
+        self._pushed({there: content for there, content in self.files().items() if there != name})
+
+    def _pushed(self, files: dict[str, bytes]) -> None:
+        self.server.add(REPO, files, "main")
 
     @property
     def stored(self) -> list[bytes]:

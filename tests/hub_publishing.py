@@ -22,7 +22,8 @@ LFS = (".safetensors", ".bin", ".model")
 
 @dataclass
 class Fault:
-    """Answers `status` the next `times` requests whose method and path match; status 0 cuts the connection.
+    """Answers `status` the next `times` requests whose method and path match; status 0 cuts the connection,
+    below 0 it is held, with `reached` set, until `go` is.
 
     With `after`, only once a request that matches it was taken; `says` and `head` are the answer's body and headers.
     """
@@ -97,7 +98,10 @@ class Writer(Handler):
         path = unquote(urlsplit(self.path).path)
         for fault in self.server.faults:
             if fault.due(self.command, unquote(self.path), self.server.asked):
-                if fault.status:
+                if fault.status < 0:
+                    self.server.reached.set()
+                    self.server.go.wait(60)
+                if fault.status > 0:
                     self.json(
                         fault.status, {"error": fault.says, "Code": fault.status, "Message": fault.says}, fault.head
                     )
@@ -417,6 +421,9 @@ class ModelScopeWriter(Writer):
             self.refuse(404, f"no such page: {rest}")
 
     def commit(self, repo: str, branch: str) -> None:
+        if self.server.between:
+            call, self.server.between = self.server.between, None
+            call()
         files = self.server.current(repo, branch)
         for action in json.loads(self.taken)["actions"]:
             if action["action"] == "delete":

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class LfsHost(GitHost):
         self.locks: dict[str, str] = {}  # path -> owner
         self.moved: dict[str, str] = {}
         self.faults: list[Fault] = []
+        self.reached, self.go = threading.Event(), threading.Event()
         self.cut_after: int | None = None  # bytes of one object, once
         self.pushed: Callable[[], None] | None = None  # called when an object begins to arrive
         self.received: list[str] = []  # ids of objects that arrived whole
@@ -73,7 +75,10 @@ class LfsHandler(GitHandler):
         for fault in self.server.faults:
             if fault.due(self.command, self.path, self.server.asked):
                 self.body()
-                if fault.status:
+                if fault.status < 0:
+                    self.server.reached.set()
+                    self.server.go.wait(60)
+                if fault.status > 0:
                     self.json(fault.status, {"message": fault.says}, fault.head)
                 else:
                     self.close_connection = True

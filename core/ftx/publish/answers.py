@@ -15,6 +15,8 @@ AGED = ("expired", "not yet valid", "skew", "time is too")  # what is said of ce
 
 def refused(hub: str, repo: str, status: int, why: str) -> HubError:
     """The sentence for an HTTP status; who may do what (401, 402, 403) is each hub's own to tell."""
+    if status == 507 or "quota" in why.lower():
+        return no_room(hub, repo, why)
     if status == 404:
         return HubError(f"{repo} on {hub} is gone, or was renamed: look at its page; then {AGAIN}")
     if status == 407:
@@ -27,8 +29,6 @@ def refused(hub: str, repo: str, status: int, why: str) -> HubError:
         return HubError(f"{hub} refuses what was sent to {repo}: {why}")
     if status == 429:
         return HubError(f"{hub} asks for a pause (429); {AGAIN} in some minutes")
-    if status == 507:
-        return no_room(hub, repo, why)
     return HubError(f"{hub} answered {status} for {repo}; {AGAIN} later")
 
 
