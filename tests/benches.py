@@ -219,12 +219,12 @@ def bench_of(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     for name, value in {**made.environment, made.variable: TOKEN}.items():
         monkeypatch.setenv(name, value)
     if hub == "huggingface":
-        _as_imported_now(tmp_path, monkeypatch)
+        as_imported_now(tmp_path, monkeypatch)
     yield made
     made.server.stop()
 
 
-def _as_imported_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def as_imported_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """huggingface_hub reads its environment when it is imported, which other tests have done offline."""
     from huggingface_hub import constants
 

@@ -10,6 +10,8 @@ import re
 import subprocess
 import tempfile
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from hub_publishing import Fault
 from hub_servers import GitHandler, GitHost, git
 
-CHUNK = 1 << 16  # bytes
+CHUNK = 1 << 18  # bytes
 # The server is another machine: what a test sets for the client is not for it.
 OWN = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
@@ -38,6 +40,11 @@ class LfsHost(GitHost):
         self.faults: list[Fault] = []
         self.reached, self.go = threading.Event(), threading.Event()
         self.cut_after: int | None = None  # bytes of one object, once
+        self.cut_every: int | None = None  # bytes of all objects together, again and again
+        self.rate: float | None = None  # bytes a second that all uploads share
+        self.turn = threading.Lock()
+        self.came: Counter[str] = Counter()  # bytes by object, those of broken attempts too
+        self.cuts = 0
         self.pushed: Callable[[], None] | None = None  # called when an object begins to arrive
         self.received: list[str] = []  # ids of objects that arrived whole
         self.heads: list[str] = []  # what came in the head of every request
@@ -205,6 +212,18 @@ class LfsHandler(GitHandler):
             actions["verify"] = {**link, "href": f"{self.server.url}/{repo}.git/info/lfs/verify"}
         return {**one, "authenticated": True, "actions": actions}
 
+    def throttled(self, oid: str, size: int) -> bool:
+        """Take the time that `size` bytes have; whether the connection is to be cut now."""
+        server = self.server
+        with server.turn:
+            server.came[oid] += size
+            if server.rate:
+                time.sleep(size / server.rate)
+            if server.cut_every is None or server.came.total() < (server.cuts + 1) * server.cut_every:
+                return False
+            server.cuts += 1
+            return True
+
     def take(self, repo: str, oid: str) -> None:
         server = self.server
         if server.pushed:
@@ -212,7 +231,7 @@ class LfsHandler(GitHandler):
         came = bytearray()
         for part in self.chunks():
             came += part
-            if server.cut_after is not None and len(came) >= server.cut_after:
+            if self.throttled(oid, len(part)) or (server.cut_after is not None and len(came) >= server.cut_after):
                 server.cut_after = None
                 self.close_connection = True
                 self.connection.close()

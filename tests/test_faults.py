@@ -204,7 +204,7 @@ def _weights_back(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copyfile(folder.parent / "kept", folder / "adapter_model.safetensors")
 
 
-def _sealed_anew(folder: Path) -> None:
+def sealed_anew(folder: Path) -> None:
     manifest = json.loads((folder / "ftx.json").read_text("utf-8"))
     facts = {key: value for key, value in manifest.items() if key not in ("kind", "created", "versions", "files")}
     seal(folder, manifest["kind"], **facts)
@@ -216,13 +216,13 @@ def _pointer(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     shutil.copyfile(weights, folder.parent / "kept")
     oid, size = sha256_of(weights), weights.stat().st_size
     weights.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n", "utf-8")
-    _sealed_anew(folder)
+    sealed_anew(folder)
 
 
 def _no_index(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copyfile(folder / "adapter_model.safetensors", folder / "model-00001-of-00002.safetensors")
     shutil.copyfile(folder / "adapter_model.safetensors", folder / "model-00002-of-00002.safetensors")
-    _sealed_anew(folder)
+    sealed_anew(folder)
 
 
 def _fetched(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def _fetched(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         shutil.copyfile(folder.parent / "kept", folder / "adapter_model.safetensors")
     for shard in folder.glob("model-*.safetensors"):
         shard.unlink()
-    _sealed_anew(folder)
+    sealed_anew(folder)
 
 
 def _skewed(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

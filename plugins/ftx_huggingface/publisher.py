@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,11 +37,18 @@ class HuggingFace(Publisher):
     hub = "Hugging Face"
     takes = ("adapter", "merged", "model", "app")
     repo_type: ClassVar[str] = "model"
+    by: Literal["client", "git"] = Field(
+        "client", description="what sends a model's files: client, or git with Git LFS"
+    )
     hardware: str | None = Field(None, description="what a Space runs on, as t4-small or zero-a10g; default: the hub's")
     wait: int = Field(900, ge=0, description="seconds to wait for a Space to run; 0: do not wait")
 
     def for_kind(self, kind: str) -> Publisher:
-        return Space(**self.model_dump()) if kind == "app" else self
+        from ftx_huggingface.by_git import ByGit
+
+        if kind == "app":
+            return Space(**self.model_dump())
+        return ByGit(**self.model_dump()) if self.by == "git" else self
 
     def address(self, repo: str) -> str:
         return f"{_endpoint()}/{repo}"
