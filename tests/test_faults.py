@@ -6,14 +6,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from benches import BENCHES, REPO, Bench, bench_of
 from ftx.artifact import seal
@@ -96,13 +107,15 @@ def _expected(hub: str, call: str, status: int) -> tuple[str, str]:
 
 
 LFS_CALLS = ("locks", "batch", "PUT", "verify")
-IGNORED = (("locks", 404), ("verify", 429))  # by git-lfs: a host without locks, and an object that has arrived
+IGNORED = (("locks", 404), ("verify", 422))  # by git-lfs: a host without locks; an object that, as we ask, is there
 
 
 def _by_git(call: str, status: int) -> str:
     """git tells the status; git-lfs only what the host says of it."""
     if (call, status) in IGNORED:
         return ""
+    if (call, status) == ("PUT", 422):
+        return "did not keep 1 of the files"  # which git-lfs takes for success
     if call in LFS_CALLS and status not in (0, 401):
         return "does not know" if (call, status) == ("locks", 403) else "git did not go through"
     told = {403: "does not let this token write", 413: "for its size", 422: "refuses what was sent"}
@@ -263,6 +276,64 @@ def _anew() -> None:
     close_session()
 
 
+def _aged(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's certificate is trusted and ended yesterday, as it seems to a clock that is ahead."""
+    _anew()
+    certificate = expired_certificate(folder.parent / "certificate.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    bench.server.socket = context.wrap_socket(bench.server.socket, server_side=True)
+    bench.server.scheme = "https"
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO"):
+        monkeypatch.setenv(name, str(certificate))
+    _endpoints(bench, monkeypatch)
+
+
+def _in_time(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _anew()
+    bench.server.socket = socket.socket(fileno=bench.server.socket.detach())
+    bench.server.scheme = "http"
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO"):
+        monkeypatch.delenv(name)
+    _endpoints(bench, monkeypatch)
+
+
+def _endpoints(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+        if name in os.environ:
+            monkeypatch.setenv(name, bench.server.url)
+
+
+def expired_certificate(path: Path) -> Path:
+    """A certificate for 127.0.0.1 that is its own authority, with its key; it ended yesterday."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    today = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(today - timedelta(days=9))
+        .not_valid_after(today - timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(key.private_bytes(*form) + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def _no_receipt(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "publish.json").mkdir()
+
+
+def _receipt_again(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "publish.json").rmdir()
+
+
 def _large_cut(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.server.cut_after = 100_000
 
@@ -317,6 +388,10 @@ def others(hub: str) -> Iterator[Any]:
         Row(hub, "a proxy that is not there", 5, "the proxy 127.0.0.1:9 of http_proxy", left, _dead_proxy, _no_proxy),
         Row(hub, "a proxy that asks who one is", 5, "asks who you are: put name", left, _asking_proxy, _no_proxy),
     ]
+    rows += [
+        Row(hub, "the clock is wrong (certificate)", 5, "machine's clock", left, _aged, _in_time),
+        Row(hub, "the receipt cannot be written", 10, "all arrived", WHOLE, _no_receipt, _receipt_again, receipt=True),
+    ]
     if http:
         rows += [
             Row(hub, "someone else's name", 5, rights, left, _nothing, more=("--repo", "eve/cats"), more_then=()),
@@ -366,10 +441,67 @@ def test_fault(
         assert second.code == 0, second.err
         assert bench.left() == WHOLE and (adapter / "publish.json").exists()
         assert len(bench.server.received) == len(set(bench.server.received)), "an object was sent twice"
-        told = first.err.strip().removeprefix("ftx: ")
-        for found, name in ((bench.server.url, "HOST"), (str(adapter), "ARTEFACT")):
-            told = told.replace(found, name)
-        told = re.sub(r"port=\d+|127\.0\.0\.1:\d{4,}", "HOST", told)
-        told = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "DATE", told)
+        told = told_by(first.err, bench, adapter)
         seen = {"hub": bench.hub, "fault": row.fault, "told": told, "code": first.code, "left": left}
-        record_property("seen", json.dumps({**seen, "sent_then": second.events[-1]["sent_files"]}))
+        record_property("seen", json.dumps(seen))
+
+
+def told_by(said: str, bench: Bench, folder: Path) -> str:
+    """The sentence, without what differs from run to run."""
+    told = said.strip().removeprefix("ftx: ")
+    for found, name in ((bench.server.url, "HOST"), (str(folder), "ARTEFACT")):
+        told = told.replace(found, name)
+    told = re.sub(r"port=\d+|127\.0\.0\.1:\d{4,}", "HOST", told)
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "DATE", told)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("hub", list(BENCHES))
+def test_full_disk(
+    ftx: Any, hub: str, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=True)
+    try:
+        with bench_of(hub, tmp_path, monkeypatch) as bench:
+            small = Path(shutil.copytree(adapter, disk / "adapter"))
+            first = ftx(*bench.words(small))
+            assert (first.code, "No space left" in first.err) == (10, True), first.err
+            left = bench.left()
+            assert [path.name for path in disk.iterdir()] == ["adapter"] and bench.server.received == []
+            subprocess.run(["mount", "-o", "remount,size=3m", disk], check=True)
+            assert ftx(*bench.words(small)).code == 0
+            told = told_by(first.err, bench, small).replace(str(disk), "DISK")
+            seen = {"hub": bench.hub, "fault": "the disk is full", "told": told, "code": first.code, "left": left}
+            record_property("seen", json.dumps(seen))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(("hub", "call"), [(hub, call) for hub in BENCHES for call in BENCHES[hub].calls])
+def test_killed(
+    ftx: Any, hub: str, call: str, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    more = ("--public",) if call == "visibility" else ()
+    with bench_of(hub, tmp_path, monkeypatch) as bench:
+        bench.fail(call, -1, 1)
+        about = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        words = [sys.executable, "-m", "ftx", *bench.words(adapter, *more)]
+        process = subprocess.Popen(words, env=about, stdout=subprocess.DEVNULL, start_new_session=True)
+        assert bench.server.reached.wait(120)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        bench.server.go.set()
+        left = bench.left()
+        assert left in (NONE, EMPTY, WHOLE), left
+        assert (adapter / "publish.json").exists() is (call == "visibility")
+        bench.mend()
+        second = ftx(*bench.words(adapter, *more))
+        assert second.code == 0, second.err
+        assert bench.left() == WHOLE and (adapter / "publish.json").exists()
+        assert [path.name for path in adapter.parent.iterdir() if path.name.startswith(".")] == []
+        assert len(bench.server.received) == len(set(bench.server.received)), "an object was sent twice"
+        seen = {"hub": bench.hub, "fault": f"kill -9 at: {call}", "told": "nothing", "code": -9, "left": left}
+        record_property("seen", json.dumps(seen))

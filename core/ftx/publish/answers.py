@@ -51,7 +51,8 @@ def unreachable(hub: str, address: str, why: str) -> HubError:
         if any(sign in low for sign in AGED):
             do = f"look at this machine's clock, {_clock()}"
         else:
-            do = "if your network has an authority of its own, set SSL_CERT_FILE to its certificate"
+            do = "set SSL_CERT_FILE where your network has an authority of its own, or look at this machine's clock, "
+            do += _clock()
         return HubError(f"{hub} ({address}) cannot be trusted: {why}; {do}")
     if proxy := _proxy(address):
         return HubError(f"{hub} ({address}) cannot be reached through {proxy}: {why}; look at it, then {AGAIN}")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import IO
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from ftx.atomic import sha256_of
@@ -28,6 +29,7 @@ from ftx.errors import FtxError, HubError, RecipeError, StorageError
 from ftx.git_token import ASKPASS, LOOPBACK
 from ftx.publish.answers import no_room, refused, unreachable
 from ftx.publish.credentials import scrub
+from ftx.publish.lfs_check import missing
 from ftx.publish.render import linked
 
 OPTIONS = (
@@ -218,6 +220,21 @@ class GitHost:
             return unreachable(self.hub, self.url, why)
         return HubError(f"git did not go through with {self.url}: {why}; run the same command again")
 
+    def refuse_missing(self, sizes: Mapping[str, int]) -> None:
+        """Raise HubError when the host lacks one of these objects, whatever git-lfs said of its way there."""
+        try:
+            lacking = missing(self.url, self.user, self.secret, sizes)
+        except HTTPError as error:
+            with error:
+                raise self.refusal(f"fatal: The requested URL returned error: {error.code}") from None
+        except (OSError, ValueError) as error:
+            raise unreachable(self.hub, self.url, scrub(str(error), self.secret)) from None
+        if lacking:
+            raise HubError(
+                f"{self.hub} did not keep {len(lacking)} of the files sent to {self.url}, whose sha256 begins with "
+                f"{lacking[0][:12]}; nothing was changed there, run the same command again"
+            )
+
     def _unauthorised(self) -> HubError:
         if not self.secret:
             return HubError(f"{self.url} does not exist or asks who you are: set {self.variable} to your token")
@@ -392,8 +409,13 @@ class Git:
         """The objects by LFS first, those that the host lacks; then the commit, which thereby is whole or not there."""
         if any((self.folder / ".git" / "lfs").rglob("*")):
             self._watched(sent, "lfs", "push", "origin", "main")
+            self.host.refuse_missing(self._carried_sizes())
         self.run("push", "--quiet", "origin", f"refs/heads/main:refs/heads/{branch}")
         sent(sum(about.size for about in bundle.files.values()))
+
+    def _carried_sizes(self) -> dict[str, int]:
+        """Bytes of each object of the commit that LFS carries, by its sha256."""
+        return {str(about.sha256): about.size for about in self.tree("refs/heads/main").values() if not about.git_id}
 
     def _watched(self, sent: Callable[[int], None], *arguments: str) -> None:
         """Run a command of git-lfs, telling its progress. Raises the host's refusal when it fails."""

@@ -290,7 +290,10 @@ def carry_out(plan: Prepared, tell: Tell) -> Published:
         asdict(plan.licence) if plan.licence else {},
         {name: asdict(about) for name, about in bundle.files.items()},
     )
-    write_published(plan.subject.folder, entry)
+    try:
+        write_published(plan.subject.folder, entry)
+    except StorageError as error:
+        raise StorageError(f"all arrived at {entry.address}, and its receipt did not get written: {error}") from None
     if not plan.done:
         publisher.await_start(wish.repo)
     left: Sequence[str] = ()
