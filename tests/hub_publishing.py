@@ -313,6 +313,9 @@ class HuggingFaceWriter(Writer):
             self.refuse(404, "Entry not found", "EntryNotFound")
             return
         content = files[path]
+        if content.startswith(b"xet:"):
+            self.in_xet(repo, commit, content)
+            return
         sha = hashlib.sha256(content).hexdigest() if path.endswith(LFS) else git_id(content)
         about = {"X-Repo-Commit": commit, "ETag": f'"{sha}"', "Accept-Ranges": "bytes"}
         if path.endswith(LFS):
@@ -323,6 +326,19 @@ class HuggingFaceWriter(Writer):
             about["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         cut = self.server.cut and self.command == "GET"
         self.answer(206 if begun else 200, content[start:], about, cut=cut)
+
+    def in_xet(self, repo: str, commit: str, mark: bytes) -> None:
+        """Where the store has a file, and who gives the token for it; the content is the store's to give."""
+        _, sha256, size = mark.decode().split(":")
+        about = {
+            "X-Repo-Commit": commit,
+            "ETag": f'"{sha256}"',
+            "X-Linked-Etag": f'"{sha256}"',
+            "X-Linked-Size": size,
+            "X-Xet-Hash": xet_files(self.server.xet or Path())[sha256],
+            "Link": f'<{self.server.url}/api/models/{repo}/xet-read-token/{commit}>; rel="xet-auth"',
+        }
+        self.answer(200, b"", about)
 
 
 def entry(path: str, content: bytes) -> dict[str, Any]:
@@ -341,18 +357,23 @@ def git_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def xet_files(store: Path) -> set[str]:
-    """sha256 of the files that a local Xet store holds, read from its shards."""
-    found = set()
+def xet_files(store: Path) -> dict[str, str]:
+    """The files that a local Xet store holds, its own hash of each by sha256, read from its shards."""
+    found = {}
     for shard in store.rglob("*.mdb"):
         raw, at = shard.read_bytes(), 48
         while at + 48 <= len(raw) and raw[at : at + 32] != b"\xff" * 32:
+            own = raw[at : at + 32]
             flags, count = struct.unpack_from("<II", raw, at + 32)
             at += 48 + 48 * count + (48 * count if flags & 0x80000000 else 0)
             if flags & 0x40000000:
-                found.add("".join(f"{word:016x}" for word in struct.unpack("<4Q", raw[at : at + 32])))
+                found[_hex(raw[at : at + 32])] = _hex(own)
                 at += 48
     return found
+
+
+def _hex(words: bytes) -> str:
+    return "".join(f"{word:016x}" for word in struct.unpack("<4Q", words))
 
 
 class ModelScopeWriter(Writer):
