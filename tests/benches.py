@@ -161,6 +161,7 @@ class GitBench(Bench):
     variable = "OPENXLAB_TOKEN"
     branch = "main"
     server: LfsHost
+    settings: tuple[str, ...] = ("--set", "retries=1")
     calls: ClassVar = {
         "list": ("GET", "service=git-upload-pack", ""),
         "locks": ("POST", "/locks/verify", ""),
@@ -179,7 +180,7 @@ class GitBench(Bench):
         self.environment = {"OPENXLAB_USER": "ann"}
 
     def words(self, folder: Path, *more: str) -> list[str]:
-        return super().words(folder, "--set", f"host={self.server.url}", "--set", "retries=1", *more)
+        return super().words(folder, "--set", f"host={self.server.url}", *self.settings, *more)
 
     def files(self) -> dict[str, bytes]:
         return self.server.contents(REPO) if git(self.server.root / f"{REPO}.git", "for-each-ref") else {}

@@ -44,12 +44,9 @@ def test_two_gigabytes_with_a_cut_every_300_megabytes(
         assert isinstance(bench, GitBench)
         server = bench.server
         server.rate, server.cut_every = RATE, CUT
-        words = [word for word in bench.words(large) if word not in ("--set", "retries=1")]
-        host = next(word for word in words if word.startswith("host="))
-        words[words.index(host)] = "--set"
-        words.insert(words.index("--set") + 1, host)
+        bench.settings = ()
         begun = time.monotonic()
-        result = ftx(*words)
+        result = ftx(*bench.words(large))
         took = time.monotonic() - begun
         assert result.code == 0, result.err
         stored = {path.name: path.stat().st_size for path in (server.root / f"{REPO}.git" / "lfs").iterdir()}
