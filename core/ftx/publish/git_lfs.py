@@ -277,10 +277,12 @@ class Git:
         return ["git", *(word for option in options for word in ("-c", option)), *arguments]
 
     def _given(self, arguments: Sequence[str]) -> Mapping[str, str]:
-        """The environment of a command: the token is in it when the command speaks to the host."""
-        if arguments[0] in REMOTE:
-            return self.environment
-        return {name: value for name, value in self.environment.items() if name != "FTX_GIT_SECRET"}
+        """The environment of a command: the token is in it when the command speaks to the host, for 60 questions."""
+        if arguments[0] not in REMOTE:
+            return {name: value for name, value in self.environment.items() if name != "FTX_GIT_SECRET"}
+        asked = Path(self.environment["HOME"], "asked")
+        asked.unlink(missing_ok=True)
+        return {**self.environment, "FTX_GIT_ASKED": str(asked)}
 
     def remote_head(self) -> Head | None:
         """The default branch of the remote, None when there is no repository. Raises FtxError."""
@@ -325,7 +327,7 @@ class Git:
         done = subprocess.run(
             self._words(arguments),
             cwd=self.folder,
-            env=self.environment,
+            env=self._given(arguments),
             input=given,
             stdout=file,
             stderr=subprocess.PIPE,
@@ -427,7 +429,7 @@ class Git:
                 subprocess.Popen(
                     self._words(arguments),
                     cwd=self.folder,
-                    env=self.environment,
+                    env=self._given(arguments),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
