@@ -12,6 +12,7 @@ from typing import Any
 # Set before torch is imported: two workers with two threads each would fight for two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MODELSCOPE_API_MAX_RETRIES"] = "1"  # of questions, which otherwise wait for 15 seconds
 os.environ["FTX_PLUGINS"] = "none"
 
 import pytest

@@ -9,7 +9,8 @@ import re
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,12 +22,27 @@ LFS = (".safetensors", ".bin", ".model")
 
 @dataclass
 class Fault:
-    """Answers `status` the next `times` requests whose method and path match; status 0 cuts the connection."""
+    """Answers `status` the next `times` requests whose method and path match; status 0 cuts the connection,
+    below 0 it is held, with `reached` set, until `go` is.
+
+    With `after`, only once a request that matches it was taken; `says` and `head` are the answer's body and headers.
+    """
 
     method: str
     path: str
     status: int
     times: int = 1
+    after: str = ""
+    says: str = "injected"
+    head: dict[str, str] = field(default_factory=dict)
+
+    def due(self, method: str, path: str, asked: Sequence[str]) -> bool:
+        """Whether it meets this request, given those that came up to it, as `METHOD path`; it is used up by that."""
+        met = self.times > 0 and bool(re.search(self.method, method)) and bool(re.search(self.path, path))
+        if not met or (self.after and not any(re.search(self.after, line) for line in asked[:-1])):
+            return False
+        self.times -= 1
+        return True
 
 
 class Publishing(Hub):
@@ -40,6 +56,8 @@ class Publishing(Hub):
         self.blobs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.quota: int | None = None
+        self.cut_after: int | None = None  # bytes of one object, once
+        self.received: list[str] = []  # sha256 of objects that arrived whole
         self.xet: Path | None = None
         self.between: Any = None  # called once before a commit is taken
         # Requests that match are held, before they are answered or once it is done, until `go` is set.
@@ -73,14 +91,21 @@ class Writer(Handler):
 
     def route(self) -> None:
         self.server.heads.append(str(self.headers))
-        self.taken = self.body()
+        try:
+            self.taken = self.body()
+        except ConnectionResetError:  # it was cut in an object
+            return
         self.server.bodies.append(self.taken)
         path = unquote(urlsplit(self.path).path)
         for fault in self.server.faults:
-            if fault.times and re.search(fault.method, self.command) and re.search(fault.path, unquote(self.path)):
-                fault.times -= 1
-                if fault.status:
-                    self.json(fault.status, {"error": "injected", "Code": fault.status, "Message": "injected"})
+            if fault.due(self.command, unquote(self.path), self.server.asked):
+                if fault.status < 0:
+                    self.server.reached.set()
+                    self.server.go.wait(60)
+                if fault.status > 0:
+                    self.json(
+                        fault.status, {"error": fault.says, "Code": fault.status, "Message": fault.says}, fault.head
+                    )
                 else:
                     self.close_connection = True
                     self.connection.close()
@@ -111,7 +136,15 @@ class Writer(Handler):
                 self.rfile.readline()
             self.rfile.readline()
             return came
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        cut = self.server.cut_after
+        if self.command == "PUT" and cut is not None and length > cut:
+            self.server.cut_after = None
+            self.rfile.read(cut)
+            self.close_connection = True
+            self.connection.close()
+            raise ConnectionResetError("cut in an object")
+        return self.rfile.read(length)
 
     @property
     def sent_token(self) -> str | None:
@@ -132,6 +165,7 @@ class HuggingFaceWriter(Writer):
             good = hashlib.sha256(self.taken).hexdigest() == sha256 and self.sent_token is None
             if good:
                 self.server.blobs[sha256] = self.taken
+                self.server.received.append(sha256)
             self.answer(200 if good else 422)
         elif self.sent_token not in (None, TOKEN):
             self.refuse(401, "Invalid credentials in Authorization header")
@@ -293,6 +327,9 @@ class HuggingFaceWriter(Writer):
             self.refuse(404, "Entry not found", "EntryNotFound")
             return
         content = files[path]
+        if content.startswith(b"xet:"):
+            self.in_xet(repo, commit, content)
+            return
         sha = hashlib.sha256(content).hexdigest() if path.endswith(LFS) else git_id(content)
         about = {"X-Repo-Commit": commit, "ETag": f'"{sha}"', "Accept-Ranges": "bytes"}
         if path.endswith(LFS):
@@ -303,6 +340,19 @@ class HuggingFaceWriter(Writer):
             about["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         cut = self.server.cut and self.command == "GET"
         self.answer(206 if begun else 200, content[start:], about, cut=cut)
+
+    def in_xet(self, repo: str, commit: str, mark: bytes) -> None:
+        """Where the store has a file, and who gives the token for it; the content is the store's to give."""
+        _, sha256, size = mark.decode().split(":")
+        about = {
+            "X-Repo-Commit": commit,
+            "ETag": f'"{sha256}"',
+            "X-Linked-Etag": f'"{sha256}"',
+            "X-Linked-Size": size,
+            "X-Xet-Hash": xet_files(self.server.xet or Path())[sha256],
+            "Link": f'<{self.server.url}/api/models/{repo}/xet-read-token/{commit}>; rel="xet-auth"',
+        }
+        self.answer(200, b"", about)
 
 
 def entry(path: str, content: bytes) -> dict[str, Any]:
@@ -321,18 +371,23 @@ def git_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def xet_files(store: Path) -> set[str]:
-    """sha256 of the files that a local Xet store holds, read from its shards."""
-    found = set()
+def xet_files(store: Path) -> dict[str, str]:
+    """The files that a local Xet store holds, its own hash of each by sha256, read from its shards."""
+    found = {}
     for shard in store.rglob("*.mdb"):
         raw, at = shard.read_bytes(), 48
         while at + 48 <= len(raw) and raw[at : at + 32] != b"\xff" * 32:
+            own = raw[at : at + 32]
             flags, count = struct.unpack_from("<II", raw, at + 32)
             at += 48 + 48 * count + (48 * count if flags & 0x80000000 else 0)
             if flags & 0x40000000:
-                found.add("".join(f"{word:016x}" for word in struct.unpack("<4Q", raw[at : at + 32])))
+                found[_hex(raw[at : at + 32])] = _hex(own)
                 at += 48
     return found
+
+
+def _hex(words: bytes) -> str:
+    return "".join(f"{word:016x}" for word in struct.unpack("<4Q", words))
 
 
 class ModelScopeWriter(Writer):
@@ -348,6 +403,7 @@ class ModelScopeWriter(Writer):
                 self.refuse(400, "sha256 mismatch")
                 return
             server.blobs[sha256] = self.taken
+            server.received.append(sha256)
             self.give({})
         elif path == "/openapi/v1/users/me":
             if self.sent_token is None:
@@ -413,6 +469,9 @@ class ModelScopeWriter(Writer):
             self.refuse(404, f"no such page: {rest}")
 
     def commit(self, repo: str, branch: str) -> None:
+        if self.server.between:
+            call, self.server.between = self.server.between, None
+            call()
         files = self.server.current(repo, branch)
         for action in json.loads(self.taken)["actions"]:
             if action["action"] == "delete":

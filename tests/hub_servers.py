@@ -24,6 +24,7 @@ class Hub(ThreadingHTTPServer):
     """Repositories by name, each with commits, by id, and refs. `cut` ends every answer with file content half way."""
 
     daemon_threads = True
+    scheme = "http"
 
     def __init__(self, handler: type[Handler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
@@ -37,7 +38,7 @@ class Hub(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
 
     def stop(self) -> None:
         self.shutdown()

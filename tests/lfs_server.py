@@ -9,27 +9,20 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from hub_publishing import Fault
 from hub_servers import GitHandler, GitHost, git
 
-CHUNK = 1 << 16  # bytes
+CHUNK = 1 << 18  # bytes
 # The server is another machine: what a test sets for the client is not for it.
 OWN = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-
-
-@dataclass
-class Fault:
-    """Answers `status` the next `times` requests whose method and path match."""
-
-    method: str
-    path: str
-    status: int
-    times: int = 1
 
 
 class LfsHost(GitHost):
@@ -45,7 +38,13 @@ class LfsHost(GitHost):
         self.locks: dict[str, str] = {}  # path -> owner
         self.moved: dict[str, str] = {}
         self.faults: list[Fault] = []
+        self.reached, self.go = threading.Event(), threading.Event()
         self.cut_after: int | None = None  # bytes of one object, once
+        self.cut_every: int | None = None  # bytes of all objects together, again and again
+        self.rate: float | None = None  # bytes a second that all uploads share
+        self.turn = threading.Lock()
+        self.came: Counter[str] = Counter()  # bytes by object, those of broken attempts too
+        self.cuts = 0
         self.pushed: Callable[[], None] | None = None  # called when an object begins to arrive
         self.received: list[str] = []  # ids of objects that arrived whole
         self.heads: list[str] = []  # what came in the head of every request
@@ -81,10 +80,16 @@ class LfsHandler(GitHandler):
         address = urlsplit(self.path)
         repo, _, rest = unquote(address.path).strip("/").partition(".git/")
         for fault in self.server.faults:
-            if fault.times and re.search(fault.method, self.command) and re.search(fault.path, address.path):
-                fault.times -= 1
+            if fault.due(self.command, self.path, self.server.asked):
                 self.body()
-                self.json(fault.status, {"message": f"injected {fault.status}"})
+                if fault.status < 0:
+                    self.server.reached.set()
+                    self.server.go.wait(60)
+                if fault.status > 0:
+                    self.json(fault.status, {"message": fault.says}, fault.head)
+                else:
+                    self.close_connection = True
+                    self.connection.close()
                 return
         if repo in self.server.moved:
             self.body()
@@ -166,6 +171,10 @@ class LfsHandler(GitHandler):
             locks = [{"id": path, "path": path, "owner": {"name": who}} for path, who in self.server.locks.items()]
             ours = [lock for lock in locks if lock["owner"]["name"] == user]  # type: ignore[index]
             self.json(200, {"ours": ours, "theirs": [lock for lock in locks if lock not in ours]})
+        elif rest == "verify":
+            one = json.loads(self.body())
+            stored = self.server.store(repo, one["oid"])
+            self.json(200 if stored.is_file() and stored.stat().st_size == one["size"] else 422, {})
         elif rest.startswith("objects/") and self.command == "PUT":
             self.take(repo, rest.removeprefix("objects/"))
         elif rest.startswith("objects/"):
@@ -198,7 +207,22 @@ class LfsHandler(GitHandler):
             "header": {"Authorization": self.headers["Authorization"]},
             "expires_in": 600,
         }
-        return {**one, "authenticated": True, "actions": {"upload" if upload else "download": link}}
+        actions = {"upload" if upload else "download": link}
+        if upload:
+            actions["verify"] = {**link, "href": f"{self.server.url}/{repo}.git/info/lfs/verify"}
+        return {**one, "authenticated": True, "actions": actions}
+
+    def throttled(self, oid: str, size: int) -> bool:
+        """Take the time that `size` bytes have; whether the connection is to be cut now."""
+        server = self.server
+        with server.turn:
+            server.came[oid] += size
+            if server.rate:
+                time.sleep(size / server.rate)
+            if server.cut_every is None or server.came.total() < (server.cuts + 1) * server.cut_every:
+                return False
+            server.cuts += 1
+            return True
 
     def take(self, repo: str, oid: str) -> None:
         server = self.server
@@ -207,7 +231,7 @@ class LfsHandler(GitHandler):
         came = bytearray()
         for part in self.chunks():
             came += part
-            if server.cut_after is not None and len(came) >= server.cut_after:
+            if self.throttled(oid, len(part)) or (server.cut_after is not None and len(came) >= server.cut_after):
                 server.cut_after = None
                 self.close_connection = True
                 self.connection.close()

@@ -316,7 +316,7 @@ def test_a_repository_that_was_renamed(ftx: Any, host: LfsHost, adapter: Path) -
 
 def test_quota_size_and_locks(ftx: Any, host: LfsHost, adapter: Path) -> None:
     host.quota = 1000
-    assert "has no room for the files: quota exceeded" in failing(ftx, host, adapter)
+    assert "ann/cats.git: quota exceeded" in failing(ftx, host, adapter)
     host.quota, host.largest = None, 1000
     assert "for its size: object larger than 1000 bytes" in failing(ftx, host, adapter)
     host.largest, host.locks = None, {"adapter_model.safetensors": "eve"}

@@ -377,3 +377,8 @@ def test_large_files_go_by_xet(
     (entry,) = json.loads((merged / "publish.json").read_text("utf-8"))["published"]
     assert entry["files"]["model.safetensors"]["sha256"] in xet_files(place.server.xet)
     assert place.server.blobs == {}
+    out = tmp_path / "back"
+    result = ftx("download", f"huggingface:{REPO}", "--out", out)
+    assert result.code == 0, result.err
+    assert (out / "model.safetensors").read_bytes() == (merged / "model.safetensors").read_bytes()
+    assert [line for line in place.server.asked if "xet-read-token" in line]

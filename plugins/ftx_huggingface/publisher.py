@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from ftx import Bundle, FtxError, HubError, Identity, Publisher, RecipeError, Remote, RemoteFile
 from ftx.errors import StorageError
+from ftx.publish.answers import no_room, refused, store_refused, unreachable
 from ftx.publish.credentials import Credential, credential, scrub
 from ftx.publish.licence import card_head
 
@@ -39,11 +40,18 @@ class HuggingFace(Publisher):
     takes = ("adapter", "merged", "model", "app")
     tokens = (TOKEN,)
     repo_type: ClassVar[str] = "model"
+    by: Literal["client", "git"] = Field(
+        "client", description="what sends a model's files: client, or git with Git LFS"
+    )
     hardware: str | None = Field(None, description="what a Space runs on, as t4-small or zero-a10g; default: the hub's")
     wait: int = Field(900, ge=0, description="seconds to wait for a Space to run; 0: do not wait")
 
     def for_kind(self, kind: str) -> Publisher:
-        return Space(**self.model_dump()) if kind == "app" else self
+        from ftx_huggingface.by_git import ByGit
+
+        if kind == "app":
+            return Space(**self.model_dump())
+        return ByGit(**self.model_dump()) if self.by == "git" else self
 
     def address(self, repo: str) -> str:
         return f"{_endpoint()}/{repo}"
@@ -112,6 +120,9 @@ class HuggingFace(Publisher):
             operations: list[Any] = [
                 CommitOperationAdd(path_in_repo=name, path_or_fileobj=bundle.folder / name) for name in fresh
             ]
+            for one in operations:
+                if one.upload_info.sha256.hex() != bundle.files[one.path_in_repo].sha256:
+                    raise HubError(f"{one.path_in_repo} was changed before it was sent; make it anew and publish again")
             operations += [CommitOperationDelete(path_in_repo=name) for name in bundle.removed]
             done = api.create_commit(
                 repo, operations, commit_message=bundle.message, parent_commit=parent, repo_type=self.repo_type
@@ -147,10 +158,7 @@ class HuggingFace(Publisher):
         except OfflineModeIsEnabled:
             raise HubError("HF_HUB_OFFLINE forbids the network; unset it to publish") from None
         except (httpx2.HTTPError, ConnectionError) as error:
-            raise HubError(
-                f"{self.hub} ({_endpoint()}) cannot be reached: {_line(error)}; what was sent is kept there, run the "
-                "same command again"
-            ) from None
+            raise unreachable(self.hub, _endpoint(), _line(error)) from None
         except OSError as error:
             if error.errno is not None:
                 raise StorageError(f"{repo}: this machine's disk does not do: {error.strerror}") from None
@@ -159,9 +167,19 @@ class HuggingFace(Publisher):
             raise self._failed(repo, error) from None
 
     def _failed(self, repo: str, error: Exception) -> HubError:
+        import httpx2
+        from huggingface_hub.errors import HfHubHTTPError
+
         why = _line(error)
         if "quota" in str(error).lower():
-            return HubError(f"{self.hub} has no room for {repo}: {why}; free space there or ask for more")
+            return no_room(self.hub, repo, why)
+        cause = error.__cause__
+        if isinstance(cause, HfHubHTTPError):  # of LFS's storage
+            status, said = cause.response.status_code, _line(HubError(cause.server_message or "it gave no reason"))
+            store = status in (401, 403, 404)
+            return store_refused(self.hub, repo, status, said) if store else refused(self.hub, repo, status, said)
+        if isinstance(cause, httpx2.HTTPError):
+            return unreachable(self.hub, _endpoint(), _line(cause))
         return HubError(f"{self.hub} did not go through with {repo}: {why}; run the same command again")
 
     def _answered(self, repo: str, error: HfHubHTTPError) -> FtxError:
@@ -175,15 +193,7 @@ class HuggingFace(Publisher):
             return HubError(f"this token may not write to {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
         if status == 402:
             return HubError(f"{self.hub} wants a paid plan for {repo}: {why}")
-        if status in (409, 412):
-            return HubError(f"someone else changed {repo} on {self.hub} meanwhile; run the same command again")
-        if status == 404:
-            return HubError(f"{repo} on {self.hub} is gone, or was renamed: look at {self.address(repo)}")
-        if status in (413, 422, 400):
-            return HubError(f"{self.hub} refuses what was sent to {repo}: {why}")
-        if status == 429:
-            return HubError(f"{self.hub} asks for a pause (429); run the same command again in some minutes")
-        return HubError(f"{self.hub} answered {status} for {repo}; run the same command again later")
+        return refused(self.hub, repo, status, why)
 
 
 class Space(HuggingFace):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ftx import Bundle, FtxError, HubError, Identity, Publisher, RecipeError, Remote, RemoteFile
+from ftx.publish.answers import no_room, refused, store_refused, unreachable
 from ftx.publish.credentials import Credential, scrub
 
 TOKEN = "MODELSCOPE_API_TOKEN"  # noqa: S105 (the variable's name)
@@ -172,27 +174,24 @@ class ModelScope(Publisher):
         text = str(getattr(error, "message", error)).strip() or type(error).__name__
         why = scrub(text.splitlines()[0], known)
         if isinstance(error, client.NetworkError | requests.ConnectionError | requests.Timeout):
-            return HubError(
-                f"{self.hub} ({api.legacy.endpoint}) cannot be reached; what was sent is kept there, run the same "
-                "command again"
-            )
+            return unreachable(self.hub, str(api.legacy.endpoint), why)
+        status = getattr(error, "status_code", None) or _given_up_on(text)
+        if getattr(error, "method", None) == "PUT" and status in (401, 403, 404):
+            return store_refused(self.hub, repo, status, why)
         if isinstance(error, client.AuthenticationError):
             if not known:
                 return HubError(f"{self.hub} asks who you are: run ftx login {self.name}, or set {TOKEN} to your token")
             return HubError(f"{self.hub} does not know this token: check {TOKEN}, or run ftx login {self.name}")
         if isinstance(error, client.PermissionDeniedError):
             return HubError(f"this token may not write to {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
-        if isinstance(error, client.NotExistError):
-            return HubError(f"{repo} on {self.hub} is gone, or was renamed: look at {self.address(repo)}")
-        if isinstance(error, client.AlreadyExistsError):
+        if isinstance(error, client.AlreadyExistsError) and status != 409:
             return HubError(f"someone else made {repo} on {self.hub} meanwhile; run the same command again")
         if isinstance(error, client.QuotaExceededError):
-            return HubError(f"{self.hub} has no room for {repo}: {why}; free space there or ask for more")
-        if isinstance(error, client.RateLimitError):
-            return HubError(f"{self.hub} asks for a pause (429); run the same command again in some minutes")
-        status = getattr(error, "status_code", None)
-        if status in (409, 412):
-            return HubError(f"someone else changed {repo} on {self.hub} meanwhile; run the same command again")
+            return no_room(self.hub, repo, why)
+        if isinstance(error, client.NotExistError):
+            return refused(self.hub, repo, 404, why)
+        if status:
+            return refused(self.hub, repo, status, why)
         return HubError(f"{self.hub} did not go through with {repo}: {why}; run the same command again")
 
 
@@ -201,6 +200,12 @@ def _licence(bundle: Bundle) -> str:
     from ftx.publish.licence import card_head
 
     return str(card_head(bundle.folder).get("license", "other"))
+
+
+def _given_up_on(text: str) -> int | None:
+    """The status that the client asked again for until it had enough."""
+    found = re.search(r"too many (\d{3}) error responses", text)
+    return int(found[1]) if found else None
 
 
 def _large(bundle: Bundle, name: str) -> bool:

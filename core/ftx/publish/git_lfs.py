@@ -20,13 +20,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import IO
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from ftx.atomic import sha256_of
 from ftx.contracts import Bundle, Remote, RemoteFile
 from ftx.errors import FtxError, HubError, RecipeError, StorageError
 from ftx.git_token import ASKPASS, LOOPBACK
+from ftx.publish.answers import no_room, refused, unreachable
 from ftx.publish.credentials import scrub
+from ftx.publish.lfs_check import missing
 from ftx.publish.render import linked
 
 OPTIONS = (
@@ -65,6 +68,7 @@ POINTER = re.compile(
 )
 POINTER_SIZE = 1024  # bytes; Git LFS takes nothing longer for a pointer
 ATTRIBUTES = ".gitattributes"
+REMOTE = ("ls-remote", "fetch", "push", "lfs")  # commands of git that speak to the host
 TRACKED = "filter=lfs diff=lfs merge=lfs -text"
 POLL = 0.2  # seconds between two looks at git-lfs's progress
 
@@ -88,7 +92,10 @@ FORBIDDEN = (
     "protected branch",
     "read-only",
 )
+STATUS = re.compile(r"(?:returned error: |client error[^\n]* |server error[^\n]* |\[)(\d{3})\b")
 NO_REPOSITORY = ("not found", "not appear to be a git repository", "does not exist", "error: 404")
+# Lines of git-lfs that say nothing of why it failed.
+CHATTER = ("Uploading LFS", "Errors logged to", "Use `git lfs logs", "Locking support", 'Remote "', "$ git", "Consider")
 NO_CONNECTION = ("unable to access", "could not resolve", "connection", "timed out", "rpc failed", "hung up", "eof")
 
 
@@ -102,6 +109,7 @@ class GitHost:
     secret: str | None
     variable: str
     author: str = "ftx"
+    retries: int = 8  # times that Git LFS tries an object again
 
     def listed(self, revision: str | None = None) -> Remote | None:
         """What the repository holds at a revision, by default its default branch; None when there is none."""
@@ -221,7 +229,7 @@ class GitHost:
         if any(sign in low for sign in UNAUTHORISED):
             return self._unauthorised()
         if "quota" in low or "error: 507" in low or "insufficient storage" in low:
-            return HubError(f"{self.hub} has no room for the files: {why}; free space there or ask for more")
+            return no_room(self.hub, self.url, why)
         if "lock" in low and ("locked by" in low or "halted" in low or "unable to push locked" in low):
             return HubError(
                 f"a file of {self.url} is locked by someone else: {why}; ask them to run: git lfs unlock FILE"
@@ -238,11 +246,26 @@ class GitHost:
             return HubError(f"{self.url} was renamed or moved: look where it is now, and name that")
         if any(sign in low for sign in NO_REPOSITORY):
             return HubError(f"there is no repository {self.url}")
+        if (status := STATUS.search(low)) and int(status[1]) >= 400:
+            return refused(self.hub, self.url, int(status[1]), why)
         if any(sign in low for sign in NO_CONNECTION):
-            return HubError(
-                f"{self.url} cannot be reached: {why}; what was sent is kept there, run the same command again"
-            )
+            return unreachable(self.hub, self.url, why)
         return HubError(f"git did not go through with {self.url}: {why}; run the same command again")
+
+    def refuse_missing(self, sizes: Mapping[str, int]) -> None:
+        """Raise HubError when the host lacks one of these objects, whatever git-lfs said of its way there."""
+        try:
+            lacking = missing(self.url, self.user, self.secret, sizes)
+        except HTTPError as error:
+            with error:
+                raise self.refusal(f"fatal: The requested URL returned error: {error.code}") from None
+        except (OSError, ValueError) as error:
+            raise unreachable(self.hub, self.url, scrub(str(error), self.secret)) from None
+        if lacking:
+            raise HubError(
+                f"{self.hub} did not keep {len(lacking)} of the files sent to {self.url}, whose sha256 begins with "
+                f"{lacking[0][:12]}; nothing was changed there, run the same command again"
+            )
 
     def _unauthorised(self) -> HubError:
         if not self.secret:
@@ -271,7 +294,7 @@ class Git:
         done = subprocess.run(
             self._words(arguments),
             cwd=self.folder,
-            env=self.environment,
+            env=self._given(arguments),
             input=given,
             stdin=subprocess.DEVNULL if given is None else None,
             capture_output=True,
@@ -282,7 +305,16 @@ class Git:
         return done.stdout
 
     def _words(self, arguments: Sequence[str]) -> list[str]:
-        return ["git", *(word for option in OPTIONS for word in ("-c", option)), *arguments]
+        options = (*OPTIONS, f"lfs.transfer.maxretries={self.host.retries}")
+        return ["git", *(word for option in options for word in ("-c", option)), *arguments]
+
+    def _given(self, arguments: Sequence[str]) -> Mapping[str, str]:
+        """The environment of a command: the token is in it when the command speaks to the host, for 60 questions."""
+        if arguments[0] not in REMOTE:
+            return {name: value for name, value in self.environment.items() if name != "FTX_GIT_SECRET"}
+        asked = Path(self.environment["HOME"], "asked")
+        asked.unlink(missing_ok=True)
+        return {**self.environment, "FTX_GIT_ASKED": str(asked)}
 
     def remote_head(self) -> Head | None:
         """The default branch of the remote, None when there is no repository. Raises FtxError."""
@@ -333,7 +365,7 @@ class Git:
         done = subprocess.run(
             self._words(arguments),
             cwd=self.folder,
-            env=self.environment,
+            env=self._given(arguments),
             input=given,
             stdout=file,
             stderr=subprocess.PIPE,
@@ -417,8 +449,13 @@ class Git:
         """The objects by LFS first, those that the host lacks; then the commit, which thereby is whole or not there."""
         if any((self.folder / ".git" / "lfs").rglob("*")):
             self._watched(sent, "lfs", "push", "origin", "main")
+            self.host.refuse_missing(self._carried_sizes())
         self.run("push", "--quiet", "origin", f"refs/heads/main:refs/heads/{branch}")
         sent(sum(about.size for about in bundle.files.values()))
+
+    def _carried_sizes(self) -> dict[str, int]:
+        """Bytes of each object of the commit that LFS carries, by its sha256."""
+        return {str(about.sha256): about.size for about in self.tree("refs/heads/main").values() if not about.git_id}
 
     def _watched(self, sent: Callable[[int], None], *arguments: str) -> None:
         """Run a command of git-lfs, telling its progress. Raises the host's refusal when it fails."""
@@ -430,7 +467,7 @@ class Git:
                 subprocess.Popen(
                     self._words(arguments),
                     cwd=self.folder,
-                    env=self.environment,
+                    env=self._given(arguments),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
@@ -486,10 +523,11 @@ def _progressed(progress: Path) -> int:
 
 
 def _line(said: str) -> str:
-    """The sentence that says most in git's complaints: the first that calls itself an error, else the last."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    """The sentence that says most in git's complaints: the first that calls itself an error, else the first of all."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.strip().startswith(CHATTER)]
     telling = ("batch response:", "lfs:", "remote:", "fatal:", "error:")
     errors = [line for line in lines if line.lower().startswith(telling) or re.match(r"\[[0-9a-f]{64}\]", line)]
-    chosen = (errors or lines[-1:] or ["it gave no reason"])[0]
+    chosen = (errors or lines or ["it gave no reason"])[0]
     chosen = re.sub(r"^\[[0-9a-f]{64}\] ", "", chosen)
-    return re.sub(r"^(fatal|error|lfs|batch response): ", "", chosen, flags=re.IGNORECASE)
+    chosen = re.sub(r"^((fatal( error)?|error|lfs|batch response): )+", "", chosen, flags=re.IGNORECASE)
+    return "it gave no reason" if chosen == "Error" else chosen

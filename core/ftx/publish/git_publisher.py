@@ -19,6 +19,7 @@ class GitPublisher(Publisher):
     """HOST/owner/name.git, with a token and a user's name."""
 
     host: str = Field(description="the git host, as https://git.example.org; the repository is HOST/owner/name.git")
+    retries: int = Field(8, ge=1, le=100, description="times that Git LFS tries an object again, up to 10 s apart")
 
     @field_validator("host")
     @classmethod
@@ -70,5 +71,12 @@ class GitPublisher(Publisher):
     def _git(self, repo: str) -> GitHost:
         found = self.credential()
         user = (found.user if found else None) or os.environ.get(self.user_variable)
-        secret = found.token if found else None
-        return GitHost(self.hub, f"{self.host}/{repo}.git", user or USER, secret, self.variable, user or "ftx")
+        return GitHost(
+            self.hub,
+            f"{self.host}/{repo}.git",
+            user or USER,
+            found.token if found else None,
+            self.variable,
+            user or "ftx",
+            self.retries,
+        )

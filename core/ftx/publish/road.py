@@ -282,12 +282,8 @@ def carry_out(plan: Prepared, tell: Tell) -> Published:
         revision = plan.remote.revision
     else:
         total = sum(bundle.files[name].size for name in plan.send)
-        before = _stamps(plan.subject)
-        revision = publisher.push(wish.repo, bundle, plan.remote, _by_percents(total, tell))
-        if changed := _changed(plan.subject, before):
-            raise VerificationError(
-                f"{plan.subject.folder / changed} was changed while it was sent; make it anew and publish again"
-            )
+        with _unchanged(plan.subject):
+            revision = publisher.push(wish.repo, bundle, plan.remote, _by_percents(total, tell))
     found = _confirmed(publisher, wish.repo, bundle, revision)
     entry = Published(
         publisher.name,
@@ -299,12 +295,18 @@ def carry_out(plan: Prepared, tell: Tell) -> Published:
         asdict(plan.licence) if plan.licence else {},
         {name: asdict(about) for name, about in bundle.files.items()},
     )
-    write_published(plan.subject.folder, entry)
+    try:
+        write_published(plan.subject.folder, entry)
+    except StorageError as error:
+        raise StorageError(f"all arrived at {entry.address}, and its receipt did not get written: {error}") from None
     if not plan.done:
         publisher.await_start(wish.repo)
     left: Sequence[str] = ()
     if wish.public and not entry.public:
-        left = publisher.make_public(wish.repo)
+        try:
+            left = publisher.make_public(wish.repo)
+        except HubError as error:
+            raise HubError(f"all arrived, and is private still: {error}") from None
         entry = replace(entry, public=not left)
         write_published(plan.subject.folder, entry)
     tell({**asdict(entry), "event": "published", "sent_files": len(plan.send), "by_hand": list(left)})
@@ -327,7 +329,10 @@ def _by_percents(total: int, tell: Tell) -> Callable[[int], None]:
 
 def _confirmed(publisher: Publisher, repo: str, bundle: Bundle, revision: str | None) -> Remote:
     """The remote, listed anew and found to hold the bundle and nothing else."""
-    found = publisher.listed(repo)
+    try:
+        found = publisher.listed(repo)
+    except HubError as error:
+        raise HubError(f"all was sent, and whether it arrived is not known yet: {error}") from None
     if found is None:
         raise HubError(f"{repo} on {publisher.hub} cannot be found after it was sent; look at its page, then run again")
     there = {name: about for name, about in found.files.items() if name not in publisher.keeps}
@@ -341,6 +346,25 @@ def _confirmed(publisher: Publisher, repo: str, bundle: Bundle, revision: str | 
     if revision and found.revision and found.revision != revision:
         raise HubError(f"someone else changed {repo} on {publisher.hub} meanwhile; run the same command again")
     return found
+
+
+@contextmanager
+def _unchanged(subject: Subject) -> Iterator[None]:
+    """Raise VerificationError when a file was written to meanwhile, which is also why a hub may have refused it."""
+    before = _stamps(subject)
+    try:
+        yield
+    except HubError:
+        _refuse_changed(subject, before)
+        raise
+    _refuse_changed(subject, before)
+
+
+def _refuse_changed(subject: Subject, before: Mapping[str, tuple[int, int, int]]) -> None:
+    if changed := _changed(subject, before):
+        raise VerificationError(
+            f"{subject.folder / changed} was changed while it was sent; make it anew and publish again"
+        )
 
 
 def _stamps(subject: Subject) -> dict[str, tuple[int, int, int]]:
