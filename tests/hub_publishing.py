@@ -47,6 +47,7 @@ class Publishing(Hub):
         self.reached, self.go = threading.Event(), threading.Event()
         self.renamed: dict[str, str] = {}
         self.spaces: dict[str, dict[str, Any]] = {}
+        self.settings: dict[str, dict[str, str]] = {}  # of apps, by "secrets REPO" and "variables REPO"
         self.stages = ["BUILDING", "RUNNING"]
         self.heads: list[str] = []
         self.bodies: list[bytes] = []
@@ -220,7 +221,15 @@ class HuggingFaceWriter(Writer):
             self.commit(repo, revision)
         elif step == "runtime":
             stage = server.stages.pop(0) if len(server.stages) > 1 else server.stages[0]
-            self.json(200, {"stage": stage, "hardware": {"current": None, "requested": None}})
+            hardware = server.spaces.get(repo, {}).get("hardware")
+            self.json(200, {"stage": stage, "hardware": {"current": None, "requested": hardware}})
+        elif step in ("secrets", "variables"):
+            one = json.loads(self.taken)
+            server.settings.setdefault(f"{step} {repo}", {})[one["key"]] = one["value"]
+            self.json(200, {one["key"]: {"key": one["key"], "value": one["value"], "updatedAt": None}})
+        elif step == "hardware":
+            server.spaces.setdefault(repo, {})["hardware"] = json.loads(self.taken)["flavor"]
+            self.json(200, {"stage": "BUILDING", "hardware": {"current": None, "requested": "t4-small"}})
         elif step == "logs":
             self.answer(
                 200, b'data: {"data": "ModuleNotFoundError: gradoi\\n", "timestamp": "2026-01-01T00:00:00.000Z"}\n\n'
