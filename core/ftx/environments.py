@@ -62,7 +62,8 @@ class Environment:
 
     `pythons` are the versions that fit, as "3.11", the best first; `requirements` is a file of pinned packages;
     `module` must import for it to be sound; `packages` are those whose versions are shown; `image` is a container
-    image that holds the same, for those who prefer one.
+    image that holds the same, for those who prefer one. `program` is a script of the plugin's that answers questions in
+    it (`ftx.in_environment`).
     """
 
     name: str
@@ -71,6 +72,7 @@ class Environment:
     module: str
     packages: tuple[str, ...]
     image: str | None = None
+    program: Path | None = None
 
 
 State = Literal["ready", "out of date", "not made"]
