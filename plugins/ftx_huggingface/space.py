@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftx import AppSettings, Bundle, HubError, RecipeError
 from ftx.publish.credentials import scrub
 from ftx.publish.licence import card_head
-from ftx_huggingface.publisher import HuggingFace
+from ftx_huggingface.publisher import TOKEN, HuggingFace
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -71,6 +72,16 @@ class Space(HuggingFace):
         said = [line.strip() for part in log for line in part.splitlines() if line.strip()][-LOG_LINES:]
         told = scrub(" | ".join(said), str(api.token or "") or None) or "its log is empty"
         raise HubError(f"{self.address(repo)} holds the app, and does not run ({stage}): {told}")
+
+    def afterwards(self, repo: str, bundle: Bundle) -> Sequence[str]:
+        path = bundle.folder / "settings.json"
+        kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        if not kept.get("model_repo") or kept.get("model_hub") != self.name or TOKEN in bundle.settings.secrets:
+            return ()
+        return (
+            f"1. While the model {kept['model_repo']} is private, the Space needs a token that reads it. Make one at "
+            f"{super().address('settings')}/tokens, and add it as the secret {TOKEN} at {self.address(repo)}/settings.",
+        )
 
     def _move(self, repo: str) -> None:
         """Ask for the hardware that was named, where the Space has another."""

@@ -25,8 +25,19 @@ BRANCH = "master"
 INLINE = 64 << 10  # bytes; what is longer goes by LFS, as the client itself does
 BINARY = (".safetensors", ".bin", ".pt", ".pth", ".model")
 PUBLIC = 5  # the hub's number for it
-# What the hub calls the common licences.
-LICENCES = {"apache-2.0": "Apache License 2.0", "mit": "MIT License"}
+# What the hub calls the common licences, as its client's own table has them.
+LICENCES = {
+    "apache-2.0": "Apache License 2.0",
+    "mit": "MIT License",
+    "unlicense": "Unlicense",
+    **{
+        name.lower(): name
+        for name in (
+            *("GPL-2.0", "GPL-3.0", "LGPL-2.1", "LGPL-3.0", "AFL-3.0", "ECL-2.0", "BSD-2-Clause", "BSD-3-Clause"),
+            *("CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC0-1.0"),
+        )
+    },
+}
 
 
 class ModelScope(Publisher):

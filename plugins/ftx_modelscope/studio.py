@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from ftx.atomic import write_text
 from ftx.publish.credentials import scrub
 from ftx.publish.licence import card_head
 from ftx_modelscope.by_git import ByGit
-from ftx_modelscope.publisher import LICENCES, licence_of
+from ftx_modelscope.publisher import LICENCES, TOKEN, licence_of
 
 PYTHON = "py311"  # of the images that the hub offers, as their names tell it
 RUNNING = "running"
@@ -80,6 +81,16 @@ class Studio(ByGit):
                 return
             told = self._log(repo, api, stage) or "its log is empty"
         raise HubError(f"{self.address(repo)} holds the app, and does not run ({stage}): {told}")
+
+    def afterwards(self, repo: str, bundle: Bundle) -> Sequence[str]:
+        path = bundle.folder / "settings.json"
+        kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        if not kept.get("model_repo") or kept.get("model_hub") != self.name or TOKEN in bundle.settings.secrets:
+            return ()
+        return (
+            f"1. While the model {kept['model_repo']} is private, the Studio needs a token that may read it: add it as "
+            f"the variable (环境变量) {TOKEN} in the settings (设置) of {self.address(repo)}.",
+        )
 
     def make_public(self, repo: str) -> Sequence[str]:
         api = self._api()
