@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
+import test_publish_hubs
 from ftx.apps.make import make_app
 from ftx.plan import configured
 from ftx.plugins import load_registry
 from hub_publishing import Fault
 from hub_servers import TOKEN
-from test_publish_hubs import REPO, Place, place_of_hub  # noqa: F401 (a fixture)
+from test_publish_hubs import REPO, Place
 
 BASE = Path(__file__).parents[1] / "plugins/ftx_quickstart/base"
 SECRET = "sk-once-upon-a-time-71"
+place = test_publish_hubs.place  # the fixture
 ON_HUGGING_FACE = pytest.mark.parametrize("place", ["huggingface"], indirect=True)
 
 

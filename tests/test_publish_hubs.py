@@ -41,8 +41,8 @@ class Place:
         return self.server.current(repo, self.branch)
 
 
-@pytest.fixture(name="place", params=["huggingface", "modelscope"])
-def place_of_hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+@pytest.fixture(params=["huggingface", "modelscope"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     made = {"huggingface": _huggingface, "modelscope": _modelscope}[str(request.param)](tmp_path, monkeypatch)
     monkeypatch.setenv(made.token, TOKEN)

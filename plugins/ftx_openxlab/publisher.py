@@ -75,7 +75,7 @@ class OpenXLab(GitPublisher):
             f"2. Repository name (仓库名称): {name}. Visibility (可见性): private (私有). Leave the files empty.",
             "3. Open key management (密钥管理), Git access token (Git 访问令牌), and add one that may write (可写).",
             f"4. Set OPENXLAB_USER={owner} and OPENXLAB_TOKEN to that token; then run the same ftx publish again.",
-            "Or set OPENXLAB_AK and OPENXLAB_SK (密钥管理), and run ftx env create openxlab: then ftx does 1 and 2 itself.",
+            "Or set OPENXLAB_AK and OPENXLAB_SK (密钥管理), run ftx env create openxlab, and leave 1 and 2 to ftx.",
         )
 
     def make_public(self, repo: str) -> Sequence[str]:
