@@ -233,6 +233,9 @@ class HuggingFaceWriter(Writer):
             stage = server.stages.pop(0) if len(server.stages) > 1 else server.stages[0]
             hardware = server.spaces.get(repo, {}).get("hardware")
             self.json(200, {"stage": stage, "hardware": {"current": None, "requested": hardware}})
+        elif step == "restart":
+            server.stages = ["APP_STARTING", "RUNNING"]
+            self.json(200, {"stage": "APP_STARTING", "hardware": {"current": None, "requested": None}})
         elif step in ("secrets", "variables"):
             one = json.loads(self.taken)
             server.settings.setdefault(f"{step} {repo}", {})[one["key"]] = one["value"]

@@ -101,6 +101,17 @@ class TestSpaces:
         assert ftx(*place.words(app, "--set", "hardware=t4-small")).code == 0
         assert not [line for line in place.server.asked if line.startswith("POST")]
 
+    def test_the_stage_of_before_is_not_taken_for_that_of_now(self, ftx: Any, place: Place, app: Path) -> None:
+        place.server.stages = ["NO_APP_FILE", "NO_APP_FILE", "BUILDING", "RUNNING"]
+        assert ftx(*place.words(app)).code == 0
+
+    def test_one_that_failed_is_started_anew(self, ftx: Any, place: Place, app: Path) -> None:
+        place.server.stages = ["BUILDING", "RUNTIME_ERROR"]
+        assert ftx(*place.words(app)).code == 5
+        result = ftx(*place.words(app))
+        assert (result.code, result.events[-1]["sent_files"]) == (0, 0), result.err
+        assert [line for line in place.server.asked if line.startswith("POST") and "/restart" in line]
+
     def test_a_gpu_lent_for_each_call(self, ftx: Any, place: Place, app: Path) -> None:
         result = ftx(*place.words(app, "--set", "hardware=zero-a10g"))
         assert result.code == 0, result.err

@@ -129,6 +129,9 @@ def test_adapter_model_and_app(ftx: Any, hub: Place, results: Path, tmp_path: Pa
 
     adapter = Path(shutil.copytree(results / "run" / "adapter", tmp_path / "run" / "adapter"))
     native = Path(shutil.copytree(results / "native", tmp_path / "native"))
+    given = ("--repo", "ann/cats-lora", "--base", BASE_NAME, "--variable", "A=b", "--yes")
+    refused = ftx("publish", hub.name, adapter, *hub.words, *given)
+    assert (refused.code, "--variable is for apps" in refused.err) == (2, True), refused.err
     published(adapter, "ann/cats-lora", "model", "--base", BASE_NAME)
     model = published(native, "ann/cats", "model", "--base", BASE_NAME)
     weights = (native / "model.safetensors").read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 SDKS = ("gradio", "docker", "static")
 FAILED = ("BUILD_ERROR", "CONFIG_ERROR", "NO_APP_FILE", "RUNTIME_ERROR")
+HALTED = ("STOPPED", "PAUSED")
+WORKING = ("BUILDING", "RUNNING_BUILDING", "APP_STARTING", "RUNNING_APP_STARTING")
+POLL = 2.0  # seconds
+PATIENCE = 5  # looks during which the stage may still be that of before the change
 LOG_LINES = 5
 # What ZeroGPU runs, as the hub's pages had it on 2026-08-22.
 ZERO = "zero-"
@@ -60,7 +65,12 @@ class Space(HuggingFace):
             return
         api = self._api()
         with self._asking(repo):
+            if not changed and str(api.get_space_runtime(repo).stage) in (*FAILED, *HALTED):
+                api.restart_space(repo)
+                changed = True
             try:
+                if changed:
+                    _await_beginning(repo, api)
                 stage = str(api.wait_for_space(repo, timeout=self.wait).stage)
             except TimeoutError:
                 raise HubError(
@@ -106,6 +116,14 @@ class Space(HuggingFace):
             f"have two Gradio Spaces on lent GPUs: --set hardware={ZERO}a10g; or take ftx publish modelscope, whose "
             "processors are free"
         )
+
+
+def _await_beginning(repo: str, api: HfApi) -> None:
+    """Wait until the hub begins with what was changed: until then it tells the stage of before."""
+    for _ in range(PATIENCE):
+        if str(api.get_space_runtime(repo).stage) in WORKING:
+            return
+        time.sleep(POLL)
 
 
 def _refuse_without_zero_gpu(hardware: str, head: Mapping[str, Any], folder: Path) -> None:
