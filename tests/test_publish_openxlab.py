@@ -65,6 +65,7 @@ def test_model_first_then_the_app_that_fetches_it(
     pulled = {"model_hub": "openxlab", "model_repo": MODEL, "model_revision": model["revision"]}
     app = made(tmp_path, "openxlab", **pulled)
     assert not (app / "model").exists()
+    monkeypatch.setenv("OPENXLAB_GIT", host.url)
     last = published(ftx, host, app, APP)
     steps = last["by_hand"]
     assert [step.split(".")[0] for step in steps] == [str(number) for number in range(1, len(steps) + 1)]
@@ -75,7 +76,6 @@ def test_model_first_then_the_app_that_fetches_it(
     requirements = host.contents(APP)["requirements.txt"].decode()
     assert "gradio==4.44.1" in requirements and "transformers==4.57.6" in requirements
     # What the app does there: its own code fetches what was published, whole.
-    monkeypatch.setenv("OPENXLAB_GIT", host.url)
     monkeypatch.syspath_prepend(str(app))
     for name in ("fetch", "settings", "refused"):
         monkeypatch.delitem(sys.modules, name, raising=False)

@@ -92,6 +92,7 @@ def _modelscope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 def _openxlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     host = LfsHost(tmp_path / "host")
     host.users["ann"] = (TOKEN, True)
+    monkeypatch.setenv("OPENXLAB_GIT", host.url)
     for place in ("OPENXLAB", "GITHUB"):
         monkeypatch.setenv(f"{place}_USER", "ann")
         monkeypatch.setenv(f"{place}_TOKEN", TOKEN)
@@ -140,6 +141,13 @@ def test_adapter_model_and_app(ftx: Any, hub: Place, results: Path, tmp_path: Pa
     pulled = {"model_hub": hub.name, "model_repo": "ann/cats", "model_revision": model["revision"], "title": "Cats"}
     settings = [word for name, value in pulled.items() for word in ("--set", f"{name}='{value}'")]
     run("app", "new", "gradio_chat", "--model", native, "--target", hub.name, "--out", tmp_path / "app", *settings)
+    path = tmp_path / "app" / "settings.json"
+    kept_settings = path.read_text("utf-8")
+    for text, words in (("ann/cats", "ann/none"), (model["revision"], "0" * COMMIT)):
+        path.write_text(kept_settings.replace(f'"{text}"', f'"{words}"'), "utf-8")
+        early = ftx("publish", hub.name, tmp_path / "app", "--repo", "ann/cats-app", *hub.words, "--yes")
+        assert (early.code, words[:9] in early.err) == (5, True), early.err
+    path.write_text(kept_settings, "utf-8")
     published(tmp_path / "app", "ann/cats-app", "app")
     kept = json.loads(hub.files("ann/cats-app", "app")["settings.json"])
     assert (kept["model_repo"], kept["model_revision"]) == ("ann/cats", model["revision"])

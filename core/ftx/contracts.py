@@ -378,6 +378,10 @@ class Publisher(Part, ABC):
         far. Raises HubError.
         """
 
+    def of_models(self) -> Publisher:
+        """Of a publisher of apps: the one by which the models lie there that its apps fetch."""
+        return self
+
     def configure(self, repo: str, settings: AppSettings) -> None:
         """Give the app in `repo`, which is there, its secrets and variables. Raises HubError.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ftx import AppSettings, Bundle, HubError, RecipeError
+from ftx import AppSettings, Bundle, HubError, Publisher, RecipeError
+from ftx.publish.app_settings import fetched_model
 from ftx.publish.credentials import scrub
 from ftx.publish.licence import card_head
 from ftx_huggingface.publisher import TOKEN, HuggingFace
@@ -51,6 +51,9 @@ class Space(HuggingFace):
         if self.hardware and self.hardware.startswith(ZERO):
             _refuse_without_zero_gpu(self.hardware, head, folder)
 
+    def of_models(self) -> Publisher:
+        return HuggingFace(**self.model_dump())
+
     def configure(self, repo: str, settings: AppSettings) -> None:
         api = self._api()
         with self._asking(repo):
@@ -84,12 +87,11 @@ class Space(HuggingFace):
         raise HubError(f"{self.address(repo)} holds the app, and does not run ({stage}): {told}")
 
     def afterwards(self, repo: str, bundle: Bundle) -> Sequence[str]:
-        path = bundle.folder / "settings.json"
-        kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        if not kept.get("model_repo") or kept.get("model_hub") != self.name or TOKEN in bundle.settings.secrets:
+        model = fetched_model(bundle.folder, self.name)
+        if model is None or TOKEN in bundle.settings.secrets:
             return ()
         return (
-            f"1. While the model {kept['model_repo']} is private, the Space needs a token that reads it. Make one at "
+            f"1. While the model {model[0]} is private, the Space needs a token that reads it. Make one at "
             f"{super().address('settings')}/tokens, and add it as the secret {TOKEN} at {self.address(repo)}/settings.",
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any, ClassVar
 
 import yaml
 
-from ftx import AppSettings, Bundle, HubError, RecipeError
+from ftx import AppSettings, Bundle, HubError, Publisher, RecipeError
 from ftx.atomic import write_text
+from ftx.publish.app_settings import fetched_model
 from ftx.publish.credentials import scrub
 from ftx.publish.licence import card_head
 from ftx_modelscope.by_git import ByGit
-from ftx_modelscope.publisher import LICENCES, TOKEN, licence_of
+from ftx_modelscope.publisher import LICENCES, TOKEN, ModelScope, licence_of
 
 PYTHON = "py311"  # of the images that the hub offers, as their names tell it
 RUNNING = "running"
@@ -50,6 +50,9 @@ class Studio(ByGit):
         body = (folder / "README.md").read_text("utf-8")[3:].partition("\n---\n")[2]
         write_text(folder / "README.md", f"---\n{yaml.safe_dump(head, allow_unicode=True, sort_keys=False)}---\n{body}")
 
+    def of_models(self) -> Publisher:
+        return ModelScope(**self.model_dump())
+
     def configure(self, repo: str, settings: AppSettings) -> None:
         api = self._api()
         with self._asking(repo, api):
@@ -83,12 +86,11 @@ class Studio(ByGit):
         raise HubError(f"{self.address(repo)} holds the app, and does not run ({stage}): {told}")
 
     def afterwards(self, repo: str, bundle: Bundle) -> Sequence[str]:
-        path = bundle.folder / "settings.json"
-        kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        if not kept.get("model_repo") or kept.get("model_hub") != self.name or TOKEN in bundle.settings.secrets:
+        model = fetched_model(bundle.folder, self.name)
+        if model is None or TOKEN in bundle.settings.secrets:
             return ()
         return (
-            f"1. While the model {kept['model_repo']} is private, the Studio needs a token that may read it: add it as "
+            f"1. While the model {model[0]} is private, the Studio needs a token that may read it: add it as "
             f"the variable (环境变量) {TOKEN} in the settings (设置) of {self.address(repo)}.",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from ftx.contracts import Bundle, Publisher
 from ftx.errors import RecipeError
+from ftx.publish.app_settings import fetched_model
 from ftx.publish.git_publisher import GitPublisher
 from ftx.publish.sizing import AROUND, TIERS
 
@@ -34,6 +36,13 @@ class OpenXLabApp(GitPublisher):
 
     def for_kind(self, kind: str) -> Publisher:
         return self
+
+    def of_models(self) -> Publisher:
+        """The git host that the app itself asks, which OPENXLAB_GIT names there too."""
+        from ftx_openxlab.publisher import OpenXLab
+
+        host = os.environ.get("OPENXLAB_GIT")
+        return OpenXLab(host=host) if host else OpenXLab()
 
     def render(self, repo: str, kind: str, folder: Path) -> None:
         """Raises RecipeError, with every reason, for an app that OpenXLab's image cannot run."""
@@ -71,6 +80,7 @@ class OpenXLabApp(GitPublisher):
     def afterwards(self, repo: str, bundle: Bundle) -> Sequence[str]:
         name = repo.partition("/")[2]
         settings = _json(bundle.folder / "settings.json")
+        model = fetched_model(bundle.folder, self.name)
         steps = [
             f"Log in at {self.site}, open the app centre (应用中心), and create an app (创建应用).",
             f"Type: {_page(bundle)}. App name (应用名称): {settings.get('title') or name}. Visibility: private (私有).",
@@ -78,9 +88,9 @@ class OpenXLabApp(GitPublisher):
             "Start file (启动文件): app.py. Python and packages: requirements.txt and packages.txt, as they are.",
             f"Hardware (硬件资源): {_hardware(bundle.folder)}.",
         ]
-        if settings.get("model_hub") == "openxlab" and settings.get("model_repo"):
+        if model:
             steps.append(
-                f"Variables (环境变量), while the model {settings['model_repo']} is private: OPENXLAB_USER, your name; "
+                f"Variables (环境变量), while the model {model[0]} is private: OPENXLAB_USER, your name; "
                 "OPENXLAB_TOKEN, a git access token that may read (密钥管理)."
             )
         steps.append("Start it (启动). When it does not: its log (日志); out of memory leaves no line there.")

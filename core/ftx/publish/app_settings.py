@@ -1,4 +1,4 @@
-"""What an app is given on a hub: secrets, which nobody can read there, and variables, which everyone can."""
+"""What an app needs on a hub: secrets, which nobody can read there, variables, which everyone can, and its model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ftx.contracts import AppSettings
-from ftx.errors import RecipeError
+from ftx.checkpoint_files import read_json
+from ftx.contracts import AppSettings, Publisher
+from ftx.errors import HubError, RecipeError
 from ftx.publish.credentials import token
 from ftx.publish.gate import SHORTEST_SECRET, GateError, credentials_in
 
@@ -66,3 +67,24 @@ def refuse_written_secrets(folder: Path, names: Sequence[str], settings: AppSett
                 raise GateError(
                     f"{name} holds the value of --secret {secret}; take it out, the app reads it when it runs"
                 )
+
+
+def fetched_model(folder: Path, hub: str) -> tuple[str, str] | None:
+    """Repository and commit of the model that the app in `folder` fetches from `hub`; None for one that does not."""
+    path = folder / "settings.json"
+    kept = read_json(path) if path.is_file() else {}
+    repo, revision = kept.get("model_repo"), kept.get("model_revision")
+    return (str(repo), str(revision)) if repo and kept.get("model_hub") == hub else None
+
+
+def refuse_missing_model(publisher: Publisher, folder: Path) -> None:
+    """Raise HubError when an app would fetch a model from this hub that is not there: the model goes first."""
+    found = fetched_model(folder, publisher.name)
+    if found is None:
+        return
+    repo, revision = found
+    if publisher.of_models().listed(repo, revision) is None:
+        raise HubError(
+            f"the app fetches {repo} at {revision[:12]}, which {publisher.hub} does not show this token: publish the "
+            f"model first: ftx publish {publisher.name} MODEL --repo {repo}"
+        )

@@ -19,7 +19,7 @@ from ftx.contracts import AppSettings, Bundle, Publisher, Remote, RemoteFile
 from ftx.data.cache import alone, cache_root
 from ftx.errors import FtxError, HubError, RecipeError, StorageError, VerificationError
 from ftx.publish import gate
-from ftx.publish.app_settings import refuse_written_secrets
+from ftx.publish.app_settings import refuse_missing_model, refuse_written_secrets
 from ftx.publish.gate import PUBLISHED, Consent, GateError
 from ftx.publish.licence import Licence, choose
 from ftx.publish.receipt import Published, now, published_at, read_published, write_published
@@ -242,6 +242,7 @@ def _planned(
     left = _left_behind(subject)
     try:
         remote = publisher.listed(wish.repo)
+        refuse_missing_model(publisher, bundle.folder)
     except HubError as error:
         if not dry:
             raise
