@@ -9,7 +9,7 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,14 @@ class Publishing(Hub):
         self.reached, self.go = threading.Event(), threading.Event()
         self.renamed: dict[str, str] = {}
         self.spaces: dict[str, dict[str, Any]] = {}
+        self.settings: dict[str, dict[str, str]] = {}  # of apps, by "secrets REPO" and "variables REPO"
         self.stages = ["BUILDING", "RUNNING"]
+        # Of Studios: what the hub has for them, the stages after a deployment, what was deployed, their logs.
+        self.offered: dict[str, list[dict[str, str]]] = {"sdk-versions": [], "base-images": []}
+        self.after = ["Building", "Running"]
+        self.deployed: list[str] = []
+        self.logs: dict[str, list[str]] = {}
+        self.made: Callable[[str], None] | None = None  # called when a repository is made
         self.heads: list[str] = []
         self.bodies: list[bytes] = []
 
@@ -87,6 +94,9 @@ class Writer(Handler):
         self.do_GET()
 
     def do_DELETE(self) -> None:  # noqa: N802
+        self.do_GET()
+
+    def do_PATCH(self) -> None:  # noqa: N802
         self.do_GET()
 
     def route(self) -> None:
@@ -268,7 +278,18 @@ class HuggingFaceWriter(Writer):
             self.commit(repo, revision)
         elif step == "runtime":
             stage = server.stages.pop(0) if len(server.stages) > 1 else server.stages[0]
-            self.json(200, {"stage": stage, "hardware": {"current": None, "requested": None}})
+            hardware = server.spaces.get(repo, {}).get("hardware")
+            self.json(200, {"stage": stage, "hardware": {"current": None, "requested": hardware}})
+        elif step == "restart":
+            server.stages = ["APP_STARTING", "RUNNING"]
+            self.json(200, {"stage": "APP_STARTING", "hardware": {"current": None, "requested": None}})
+        elif step in ("secrets", "variables"):
+            one = json.loads(self.taken)
+            server.settings.setdefault(f"{step} {repo}", {})[one["key"]] = one["value"]
+            self.json(200, {one["key"]: {"key": one["key"], "value": one["value"], "updatedAt": None}})
+        elif step == "hardware":
+            server.spaces.setdefault(repo, {})["hardware"] = json.loads(self.taken)["flavor"]
+            self.json(200, {"stage": "BUILDING", "hardware": {"current": None, "requested": "t4-small"}})
         elif step == "logs":
             self.answer(
                 200, b'data: {"data": "ModuleNotFoundError: gradoi\\n", "timestamp": "2026-01-01T00:00:00.000Z"}\n\n'
@@ -414,6 +435,8 @@ class ModelScopeWriter(Writer):
             self.login(json.loads(self.taken)["AccessToken"])
         elif path == "/api/v1/models" and self.command == "POST":
             self.create(json.loads(self.taken))
+        elif path.startswith("/openapi/v1/studios"):
+            self.studios(path.removeprefix("/openapi/v1/studios").strip("/"))
         elif found := re.fullmatch(r"/api/v1/repos/models/([^/]+/[^/]+)/(.+)", path):
             self.write(found[1], found[2])
         elif found := re.fullmatch(r"/api/v1/models/([^/]+/[^/]+)(?:/(.*))?", path):
@@ -427,8 +450,59 @@ class ModelScopeWriter(Writer):
     def refuse(self, status: int, why: str) -> None:
         self.json(status, {"Code": status, "Success": False, "Message": why})
 
+    def studios(self, path: str) -> None:
+        """The open interface of Studios. Their files are git's business."""
+        server, (owner, name, *rest) = self.server, [*path.split("/"), ""]
+        repo, step = f"{owner}/{name}", "/".join(rest).strip("/")
+        if path in ("sdk-versions", "base-images"):
+            self.tell({path.replace("-", "_"): server.offered[path]})
+        elif self.sent_token is None:
+            self.refuse(401, "please login")
+        elif not path:
+            self.create_studio(json.loads(self.taken))
+        elif repo not in server.spaces:
+            self.refuse(404, "studio not found")
+        elif not step:
+            stage = server.stages.pop(0) if len(server.stages) > 1 else server.stages[0]
+            self.tell({**server.spaces[repo], "status": stage})
+        elif step == "deploy":
+            server.deployed.append(repo)
+            server.stages = list(server.after)
+            self.tell({"status": server.stages[0]})
+        elif step == "settings":
+            server.spaces[repo].update(json.loads(self.taken))
+            self.tell({})
+        elif step.startswith("logs/"):
+            logs = server.logs.get(step.removeprefix("logs/"), [])
+            self.tell({"logs": logs, "page_num": 1, "total_page_num": 1})
+        elif self.command == "GET":
+            self.tell({step: [{"key": key} for key in server.settings.get(f"{step} {repo}", {})]})
+        else:
+            one = json.loads(self.taken)
+            kept = server.settings.setdefault(f"{step} {repo}", {})
+            if (self.command == "PUT") != (one["key"] in kept):
+                self.refuse(400, "the key is there already, or is not")
+                return
+            kept[one["key"]] = one["value"]
+            self.tell({})
+
+    def create_studio(self, asked: dict[str, Any]) -> None:
+        server, repo = self.server, f"{asked['owner']}/{asked['repo_name']}"
+        if asked["owner"] != server.user or not server.writes:
+            self.refuse(403, f"no permission for namespace {asked['owner']}")
+            return
+        server.spaces[repo] = asked
+        if server.made:
+            server.made(repo)
+        self.tell({"id": repo, "visibility": asked["visibility"]})
+
+    def tell(self, data: Any) -> None:
+        self.json(200, {"success": True, "data": data})
+
     def create(self, asked: dict[str, Any]) -> None:
         server, repo = self.server, f"{asked['Path']}/{asked['Name']}"
+        if server.made:
+            server.made(repo)
         if self.sent_token is None:
             self.refuse(401, "please login")
         elif asked["Path"] != server.user or not server.writes:

@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 from ftx.contracts import (
     AppModel,
+    AppSettings,
     AppTemplate,
     Bundle,
     DataFormat,
@@ -28,6 +29,7 @@ from ftx.hookspecs import hookimpl
 
 __all__ = [
     "AppModel",
+    "AppSettings",
     "AppTemplate",
     "Bundle",
     "Conversation",

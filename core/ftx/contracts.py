@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -347,6 +347,7 @@ class Publisher(Part, ABC):
     takes: ClassVar[Sequence[str]] = ("adapter", "merged", "model")
     # Variables of the environment that its token, and the user's name where there is one, are read from.
     tokens: ClassVar[Sequence[str]] = ()
+    configures: ClassVar[bool] = False  # whether it gives apps there their secrets and variables
 
     def for_kind(self, kind: str) -> Publisher:
         """This publisher, or the one of the same plugin that artefacts of that kind go by."""
@@ -402,8 +403,21 @@ class Publisher(Part, ABC):
         far. Raises HubError.
         """
 
-    def await_start(self, repo: str) -> None:
-        """Wait until an app that the hub runs is running. Raises HubError with the end of its log when it does not."""
+    def of_models(self) -> Publisher:
+        """Of a publisher of apps: the one by which the models lie there that its apps fetch."""
+        return self
+
+    def configure(self, repo: str, settings: AppSettings) -> None:
+        """Give the app in `repo`, which is there, its secrets and variables. Raises HubError.
+
+        `push` does it for a repository that it makes, before the files are there.
+        """
+
+    def await_start(self, repo: str, *, changed: bool = True) -> None:
+        """Start an app that the hub runs, where that is not done by itself, and wait until it is running.
+
+        `changed`: files or settings of it were. Raises HubError with the end of its log when it does not run.
+        """
 
     def make_public(self, repo: str) -> Sequence[str]:
         """Let everyone see `repo`; the steps that are left to do by hand. Raises HubError."""
@@ -411,6 +425,10 @@ class Publisher(Part, ABC):
 
     def by_hand(self, repo: str, kind: str) -> Sequence[str]:
         """What must be clicked on the web page before the files can be sent, each step with the values to type."""
+        return ()
+
+    def afterwards(self, repo: str, bundle: Bundle) -> Sequence[str]:
+        """What must be clicked on the web page once the files are there, each step with the values to type."""
         return ()
 
 
@@ -450,11 +468,26 @@ class Remote:
 
 
 @dataclass(frozen=True)
+class AppSettings:
+    """What an app finds in its environment on a hub, values by name. `secrets` are never shown, logged or written."""
+
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.secrets or self.variables)
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """The files to be sent: they are all that `folder` holds. `removed` are those to be taken off the remote."""
+    """The files to be sent: they are all that `folder` holds. `removed` are those to be taken off the remote.
+
+    `settings` are what an app finds in its environment there.
+    """
 
     folder: Path
     files: Mapping[str, RemoteFile]
     kind: str
     message: str
     removed: Sequence[str] = ()
+    settings: AppSettings = field(default_factory=AppSettings)

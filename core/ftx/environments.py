@@ -63,7 +63,8 @@ class Environment:
     `pythons` are the versions that fit, as "3.11", the best first; `requirements` is a file of pinned packages;
     `module` must import for it to be sound; `packages` are those whose versions are shown; `image` is a container
     image that holds the same, for those who prefer one. `target` is the one of ftx's own images that holds ftx and
-    this; `ftx run` takes it for `commands`, as "lmdeploy serve".
+    this; `ftx run` takes it for `commands`, as "lmdeploy serve". `program` is a script of the plugin's that answers
+    questions in it (`ftx.in_environment`).
     """
 
     name: str
@@ -74,6 +75,7 @@ class Environment:
     image: str | None = None
     target: str | None = None
     commands: tuple[str, ...] = ()
+    program: Path | None = None
 
 
 State = Literal["ready", "out of date", "not made"]

@@ -26,6 +26,10 @@ def model_folder(settings: dict) -> Path:
         from modelscope_hub import HubApi
 
         return Path(HubApi().download_repo(repo, repo_type="model", revision=revision))
+    if settings["model_hub"] == "openxlab":
+        from fetch import fetched
+
+        return fetched(repo, revision)
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(repo, revision=revision))

@@ -9,6 +9,11 @@ import sys
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ["GRADIO_SSR_MODE"] = "false"  # a second server in front of this one would hide the health route
 
+try:  # before anything looks for a GPU: where they are lent for each call, it is this that has one
+    import spaces
+except ImportError:
+    spaces = None
+
 import gradio as gr
 from fastapi.routing import APIRoute
 from model import Model, open_model
@@ -29,11 +34,7 @@ def opened(settings: dict) -> Model:
 
 def on_gpu(function):
     """`function` as hosts that lend a GPU for each call want it; as it is everywhere else."""
-    try:
-        import spaces
-    except ImportError:
-        return function
-    return spaces.GPU(function)
+    return spaces.GPU(function) if spaces else function
 
 
 def readable(error: Exception) -> gr.Error:

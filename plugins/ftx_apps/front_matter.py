@@ -10,7 +10,7 @@ import yaml
 def front_matter(target: str, kind: str, values: dict[str, Any]) -> str:
     """The YAML of an app on `target`, "" where nobody reads one. `kind` is "gradio" or "streamlit".
 
-    `values`: title, license, port, versions, python, model_repo, entry.
+    `values`: title, license, port, versions, python, model_repo, model_hub, entry.
     """
     made = {
         "huggingface": _space,
@@ -22,8 +22,9 @@ def front_matter(target: str, kind: str, values: dict[str, Any]) -> str:
     return yaml.safe_dump(made(kind, values), sort_keys=False, allow_unicode=True)
 
 
-def _models(values: dict[str, Any]) -> dict[str, Any]:
-    return {"models": [values["model_repo"]]} if values["model_repo"] else {}
+def _models(values: dict[str, Any], hub: str) -> dict[str, Any]:
+    """The model's repository, where it lies on the same hub: elsewhere the name is another's, or nobody's."""
+    return {"models": [values["model_repo"]]} if values["model_repo"] and values["model_hub"] == hub else {}
 
 
 def _space(kind: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def _space(kind: str, values: dict[str, Any]) -> dict[str, Any]:
         "python_version": values["python"],
         "app_file": "app.py",
         "license": values["license"],
-        **_models(values),
+        **_models(values, "huggingface"),
     }
 
 
@@ -50,7 +51,7 @@ def _docker_space(kind: str, values: dict[str, Any]) -> dict[str, Any]:
         "sdk": "docker",
         "app_port": values["port"],
         "license": values["license"],
-        **_models(values),
+        **_models(values, "huggingface"),
     }
 
 
@@ -60,5 +61,5 @@ def _studio(kind: str, values: dict[str, Any]) -> dict[str, Any]:
         "tags": ["chat"],
         "license": values["license"],
         "deployspec": {"entry_file": values["entry"]},
-        **_models(values),
+        **_models(values, "modelscope"),
     }

@@ -15,7 +15,7 @@ from ftx.templates import template_folder
 from ftx_apps.front_matter import front_matter
 from ftx_apps.targets import TARGETS, Target
 
-HUBS = ("huggingface", "modelscope")
+HUBS = ("huggingface", "modelscope", "openxlab")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Tutorial 003's, with a helper of no trade
 PROMPT = """\
@@ -53,7 +53,7 @@ class Project(AppTemplate):
         None, description="owner/name on a hub to fetch the model from, instead of carrying it"
     )
     model_revision: str | None = Field(None, description="the commit of model_repo, 40 hexadecimal digits")
-    model_hub: str = Field("huggingface", description="huggingface or modelscope")
+    model_hub: str = Field("huggingface", description="huggingface, modelscope or openxlab")
 
     @field_validator("model_hub")
     @classmethod
@@ -78,6 +78,8 @@ class Project(AppTemplate):
         self._check(model, place)
         for folder in self.folders:
             _copy(folder, out)
+        if self.model_repo and self.model_hub == "openxlab":
+            _copy("openxlab", out)
         values = self._values(model, place)
         for name in ("requirements.txt", "packages.txt", "README.md", "Dockerfile"):
             write_text(out / name, _rendered(name, values))

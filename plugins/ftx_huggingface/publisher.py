@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ftx import Bundle, FtxError, HubError, Identity, Publisher, RecipeError, Remote, RemoteFile
+from ftx import Bundle, FtxError, HubError, Identity, Publisher, Remote, RemoteFile
 from ftx.errors import StorageError
 from ftx.publish.answers import no_room, refused, store_refused, unreachable
 from ftx.publish.credentials import Credential, credential, scrub
-from ftx.publish.licence import card_head
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 
 TOKEN = "HF_TOKEN"  # noqa: S105 (the variable's name)
 DEFAULT = "https://huggingface.co"
-SDKS = ("gradio", "docker", "static")
-FAILED = ("BUILD_ERROR", "CONFIG_ERROR", "NO_APP_FILE", "RUNTIME_ERROR")
-LOG_LINES = 5
 
 
 class HuggingFace(Publisher):
@@ -48,6 +44,7 @@ class HuggingFace(Publisher):
 
     def for_kind(self, kind: str) -> Publisher:
         from ftx_huggingface.by_git import ByGit
+        from ftx_huggingface.space import Space
 
         if kind == "app":
             return Space(**self.model_dump())
@@ -114,6 +111,7 @@ class HuggingFace(Publisher):
         with self._asking(repo):
             if remote is None:
                 self._create(repo, api, bundle)
+                self.configure(repo, bundle.settings)
                 parent = api.repo_info(repo, repo_type=self.repo_type).sha
             else:
                 parent = remote.revision
@@ -166,6 +164,9 @@ class HuggingFace(Publisher):
         except (ValueError, RuntimeError) as error:  # of LFS, and of hf_xet
             raise self._failed(repo, error) from None
 
+    def _unpaid(self, repo: str, why: str) -> str:
+        return f"{self.hub} wants a paid plan for {repo}: {why}"
+
     def _failed(self, repo: str, error: Exception) -> HubError:
         import httpx2
         from huggingface_hub.errors import HfHubHTTPError
@@ -192,49 +193,8 @@ class HuggingFace(Publisher):
         if status == 403:
             return HubError(f"this token may not write to {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
         if status == 402:
-            return HubError(f"{self.hub} wants a paid plan for {repo}: {why}")
+            return HubError(self._unpaid(repo, why))
         return refused(self.hub, repo, status, why)
-
-
-class Space(HuggingFace):
-    """An app on the hub. What it runs by stands in the head of its README.md; secrets are set on its page."""
-
-    repo_type = "space"
-    keeps = (".gitattributes",)
-
-    def address(self, repo: str) -> str:
-        return f"{_endpoint()}/spaces/{repo}"
-
-    def render(self, repo: str, kind: str, folder: Path) -> None:
-        """Raises RecipeError for an app that was rendered for another place."""
-        if card_head(folder).get("sdk") not in SDKS:
-            raise RecipeError(
-                f"the app's README.md names no sdk ({', '.join(SDKS)}), which a Space needs; make the app for "
-                "huggingface or huggingface-docker"
-            )
-
-    def await_start(self, repo: str) -> None:
-        if not self.wait:
-            return
-        api = self._api()
-        with self._asking(repo):
-            try:
-                stage = str(api.wait_for_space(repo, timeout=self.wait).stage)
-            except TimeoutError:
-                raise HubError(
-                    f"{self.address(repo)} holds the app, and does not run after {self.wait} s; look at its page"
-                ) from None
-            if stage not in FAILED:
-                return
-            log = list(api.fetch_space_logs(repo, build=stage in ("BUILD_ERROR", "CONFIG_ERROR")))
-        said = [line.strip() for part in log for line in part.splitlines() if line.strip()][-LOG_LINES:]
-        told = scrub(" | ".join(said), _token()) or "its log is empty"
-        raise HubError(f"{self.address(repo)} holds the app, and does not run ({stage}): {told}")
-
-    def _create(self, repo: str, api: HfApi, bundle: Bundle) -> None:
-        sdk = str(card_head(bundle.folder)["sdk"])
-        hardware: Any = self.hardware
-        api.create_repo(repo, private=True, exist_ok=False, repo_type="space", space_sdk=sdk, space_hardware=hardware)
 
 
 def _as_remote(entry: Any) -> RemoteFile:

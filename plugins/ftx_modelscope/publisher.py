@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from ftx import Bundle, FtxError, HubError, Identity, Publisher, RecipeError, Remote, RemoteFile
 from ftx.publish.answers import no_room, refused, store_refused, unreachable
@@ -25,8 +27,19 @@ BRANCH = "master"
 INLINE = 64 << 10  # bytes; what is longer goes by LFS, as the client itself does
 BINARY = (".safetensors", ".bin", ".pt", ".pth", ".model")
 PUBLIC = 5  # the hub's number for it
-# What the hub calls the common licences.
-LICENCES = {"apache-2.0": "Apache License 2.0", "mit": "MIT License"}
+# What the hub calls the common licences, as its client's own table has them.
+LICENCES = {
+    "apache-2.0": "Apache License 2.0",
+    "mit": "MIT License",
+    "unlicense": "Unlicense",
+    **{
+        name.lower(): name
+        for name in (
+            *("GPL-2.0", "GPL-3.0", "LGPL-2.1", "LGPL-3.0", "AFL-3.0", "ECL-2.0", "BSD-2-Clause", "BSD-3-Clause"),
+            *("CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC0-1.0"),
+        )
+    },
+}
 
 
 class ModelScope(Publisher):
@@ -37,6 +50,24 @@ class ModelScope(Publisher):
     name = "modelscope"
     hub = "ModelScope"
     tokens = (TOKEN,)
+    takes = ("adapter", "merged", "model", "app")
+    by: Literal["client", "git"] = Field(
+        "client", description="what sends a model's files: client, or git with Git LFS"
+    )
+    git: str | None = Field(None, description="where git goes, as https://www.modelscope.cn; default: the hub's own")
+    hardware: str | None = Field(
+        None, description="what a Studio runs on, as xgpu/8v-cpu-32g-mem-16g; default: the hub's"
+    )
+    base_image: str | None = Field(None, description="a Studio's image; default: one with the app's Python and torch")
+    wait: int = Field(900, ge=0, description="seconds to wait for a Studio to run; 0: do not wait")
+
+    def for_kind(self, kind: str) -> Publisher:
+        from ftx_modelscope.by_git import ByGit
+        from ftx_modelscope.studio import Studio
+
+        if kind == "app":
+            return Studio(**self.model_dump())
+        return ByGit(**self.model_dump()) if self.by == "git" else self
 
     def address(self, repo: str) -> str:
         return f"{self.login_address()}/models/{repo}"
@@ -97,7 +128,7 @@ class ModelScope(Publisher):
         fresh = [name for name, f in bundle.files.items() if name not in there or not f.same_as(there[name])]
         with self._asking(repo, api):
             if remote is None:
-                api.create_repo(repo, "model", visibility="private", license=_licence(bundle))
+                api.create_repo(repo, "model", visibility="private", license=licence_of(bundle))
             elif remote.revision != self._newest(repo, api):
                 raise HubError(f"someone else changed {repo} on {self.hub} meanwhile; run the same command again")
             self._send_large(repo, api, bundle, [name for name in fresh if _large(bundle, name)], sent)
@@ -195,7 +226,7 @@ class ModelScope(Publisher):
         return HubError(f"{self.hub} did not go through with {repo}: {why}; run the same command again")
 
 
-def _licence(bundle: Bundle) -> str:
+def licence_of(bundle: Bundle) -> str:
     """The licence of the card; without one the hub would write its own."""
     from ftx.publish.licence import card_head
 

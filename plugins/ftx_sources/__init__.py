@@ -18,8 +18,9 @@ def ftx_data_sources() -> Iterable[type[DataSource]]:
     from ftx_sources.huggingface import HuggingFace
     from ftx_sources.modelscope import ModelScope
     from ftx_sources.openxlab import OpenXLab
+    from ftx_sources.openxlab_client import OpenXLabClient
 
-    return [Files, HuggingFace, ModelScope, OpenXLab]
+    return [Files, HuggingFace, ModelScope, OpenXLab, OpenXLabClient]
 
 
 @hookimpl
@@ -56,7 +57,7 @@ def ftx_data_formats() -> Iterable[type[DataFormat]]:
 
 @hookimpl
 def ftx_environments() -> Iterable[Environment]:
-    """OpenXLab's own client, whose pins fit no other package's: ftx does without it, some scripts may not."""
+    """OpenXLab's own client, whose pins fit no other package's: it does what git cannot."""
     from ftx.environments import Environment
 
     return [
@@ -66,5 +67,6 @@ def ftx_environments() -> Iterable[Environment]:
             requirements=Path(__file__).with_name("openxlab.lock"),
             module="openxlab",
             packages=("openxlab",),
+            program=Path(__file__).with_name("openxlab_program.py"),
         )
     ]

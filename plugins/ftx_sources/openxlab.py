@@ -19,14 +19,11 @@ from pydantic import Field, field_validator
 
 from ftx.atomic import sha256_of
 from ftx.errors import DataError, FtxError, HubError, RecipeError, StorageError, did_you_mean
-from ftx.git_token import ASKPASS, LOOPBACK, USER
+from ftx.git_token import LOOPBACK, USER, own_environment
 from ftx.publish.credentials import credential, scrub
+from ftx.publish.git_lfs import POINTER, POINTER_SIZE
 from ftx_sources.snapshot import CachedSnapshot
 
-POINTER = re.compile(
-    rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\nsize \d+\n"
-)
-POINTER_SIZE = 1024  # bytes; Git LFS takes nothing longer for a pointer
 LINK = "120000"  # git's mode of a symbolic link
 LINKS_IN_A_ROW = 8
 OPTIONS = (
@@ -51,8 +48,6 @@ UNAUTHORISED = (
 NO_COMMIT = ("not our ref", "unadvertised object", "remote ref")
 NO_REPOSITORY = ("not found", "not appear to be a git repository", "does not exist", "error: 404")
 NO_CONNECTION = ("unable to access", "could not resolve", "connection", "timed out", "rpc failed", "hung up")
-# Set when ftx is started from a git hook, they would send git to another repository.
-FOREIGN = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_NAMESPACE"}
 
 
 class OpenXLab(CachedSnapshot):
@@ -151,25 +146,13 @@ class OpenXLab(CachedSnapshot):
             raise RecipeError(f"the source '{self.name}' needs git: install it")
         parts = urlsplit(self.host)
         found = credential("OPENXLAB_TOKEN", self.host, "OPENXLAB_USER")
-        token = found.token if found else None
+        secret = found.token if found else None
         user = found.user if found else os.environ.get("OPENXLAB_USER")
-        if token and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        if secret and parts.scheme == "http" and parts.hostname not in LOOPBACK:
             raise RecipeError(f"OPENXLAB_TOKEN would go to {self.host} in clear: use https")
         with TemporaryDirectory(prefix="ftx-git-") as private:
-            askpass = Path(private, "askpass")
-            askpass.write_text(ASKPASS, "utf-8")
-            askpass.chmod(0o700)
-            own = {
-                "GIT_ASKPASS": str(askpass),
-                "GIT_TERMINAL_PROMPT": "0",
-                "GCM_INTERACTIVE": "never",
-                "LC_ALL": "C",  # `_refusal` knows git's English sentences
-                "FTX_GIT_HOST": parts.netloc,
-                "FTX_GIT_USER": user or USER,
-                "FTX_GIT_SECRET": token or "",
-            }
-            environment = {key: value for key, value in os.environ.items() if key not in FOREIGN} | own
-            yield _Git(self, folder or Path(private), environment, token)
+            environment = own_environment(Path(private), parts.netloc, user or USER, secret)
+            yield _Git(self, folder or Path(private), environment, secret)
 
     def refusal(self, command: str, said: str, token: str | None) -> FtxError:
         """The sentence for what git printed when a command failed."""

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 @click.option("--replace", is_flag=True, help="Take whatever else the repository holds out of it.")
 @click.option("--allow-pickle", is_flag=True, help="Send pickled weights too, once their opcodes are found harmless.")
 @click.option("--with-data", is_flag=True, help="Send the data that lies in the folder too.")
+@click.option(
+    "--secret", "secrets", multiple=True, metavar="NAME", help="Of an app: its value is read from NAME or NAME_FILE."
+)
+@click.option(
+    "--variable", "variables", multiple=True, metavar="NAME=VALUE", help="Of an app: public, for all to read."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--set", "settings", multiple=True, metavar="A=B", help="An option of the publisher, as host=https://...")
 @click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")
@@ -50,6 +56,8 @@ def publish(
     replace: bool,
     allow_pickle: bool,
     with_data: bool,
+    secrets: tuple[str, ...],
+    variables: tuple[str, ...],
     yes: bool,
     settings: tuple[str, ...],
     json_lines: bool,
@@ -58,6 +66,7 @@ def publish(
 
     It goes out private, is listed anew and compared; publish.json beside it then says what lies where.
     """
+    from ftx.publish.app_settings import app_settings
     from ftx.publish.gate import Consent
     from ftx.publish.road import Wish, carry_out, known_repo, newest, prepared
 
@@ -67,7 +76,8 @@ def publish(
     path = path or newest(Path.cwd())
     repo = repo or known_repo(path, part.name) or _asked_repo(path)
     consent = Consent(allow_pickle, with_data)
-    wish = Wish(repo, public, replace, consent, base, licence, license_agreed, hardware=hardware)
+    settings_of_app = app_settings(secrets, variables)
+    wish = Wish(repo, public, replace, consent, base, licence, license_agreed, settings_of_app, hardware=hardware)
     with prepared(path, part, wish, dry=dry_run) as plan:
         _show(plan, console)
         if dry_run:
@@ -126,6 +136,11 @@ def _show(plan: Prepared, console: Console) -> None:
         console.say(f"licence {licence['id']}; the base's: {licence['base'] or 'unknown'}")
     if event["memory"]:
         console.say(event["memory"]["sentence"])
+    if event["secrets"]:
+        console.say(f"secrets, which nobody can read there: {', '.join(event['secrets'])}")
+    if event["variables"]:
+        told = ", ".join(f"{name}={value}" for name, value in event["variables"].items())
+        console.say(f"variables, public for all to read: {told}")
     if event["left_behind"]:
         console.say(f"left behind, as it is not sealed: {', '.join(event['left_behind'])}")
     if event["unreachable"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ftx.errors import RecipeError
 from ftx.publish.credentials import token
-from ftx.publish.gate import SECRET_VARIABLE
+from ftx.redaction import SECRET_VARIABLE
 
 PLACE = "/run/secrets"  # where Docker's and Compose's secrets are, too
 SERVE_KEY = "FTX_API_KEY"

@@ -325,7 +325,7 @@ def _safetensors(path: Path, name: str, size: int, places: Sequence[str] | None)
         return
     if 8 + length + max(ends, default=0) != size:
         yield f"{name} is not as long as its header says: it was cut off, or something was added to it"
-    yield from (f"{name}: its header holds {what}" for what in _secrets(header))
+    yield from (f"{name}: its header holds {what}" for what in credentials_in(header))
     metadata = json.dumps(tensors.get("__metadata__") or {})
     if found := _local(metadata, places, described=True):
         yield f"{name}: its header names a path of this machine, {found}"
@@ -340,7 +340,7 @@ def _text(path: Path, name: str, places: Sequence[str] | None) -> Iterator[str]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             seen = before + chunk
-            for what in _secrets(seen):
+            for what in credentials_in(seen):
                 told.add(f"{name} holds {what}; take it out, and withdraw it where it was made")
             if found := _local(seen.decode("utf-8", "replace"), places, described):
                 told.add(f"{name} names a path of this machine, {found}; replace it by a name on a hub")
@@ -348,7 +348,7 @@ def _text(path: Path, name: str, places: Sequence[str] | None) -> Iterator[str]:
     yield from sorted(told)
 
 
-def _secrets(raw: bytes) -> Iterator[str]:
+def credentials_in(raw: bytes) -> Iterator[str]:
     """What is found of credentials; a value of this process's environment is found whatever it looks like."""
     plain = raw.replace(b"\0", b"")  # UTF-16 hides nothing
     text = plain.decode("ascii", "replace")  # in which other letters end a word as well

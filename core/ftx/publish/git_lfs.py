@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -26,7 +25,7 @@ from urllib.parse import urlsplit
 from ftx.atomic import sha256_of
 from ftx.contracts import Bundle, Remote, RemoteFile
 from ftx.errors import FtxError, HubError, RecipeError, StorageError
-from ftx.git_token import ASKPASS, LOOPBACK
+from ftx.git_token import LOOPBACK, own_environment
 from ftx.publish.answers import no_room, refused, unreachable
 from ftx.publish.credentials import scrub
 from ftx.publish.lfs_check import missing
@@ -45,9 +44,6 @@ OPTIONS = (
     "lfs.locksverify=true",  # without it a file that another locked is overwritten with a warning
     "lfs.concurrenttransfers=3",
 )
-# All that git needs of the user's environment: nothing that changes what it does, and no other token.
-PASSED = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
-PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 BINARY = (
     ".safetensors",
     ".bin",
@@ -196,28 +192,12 @@ class GitHost:
             yield git
 
     def _environment(self, private: Path) -> dict[str, str]:
-        askpass = private / "askpass"
-        askpass.write_text(ASKPASS, "utf-8")
-        askpass.chmod(0o700)
         email = f"{self.author}@users.noreply.{urlsplit(self.url).hostname}"
-        passed = {key: value for key, value in os.environ.items() if key in PASSED or key.lower() in PROXIES}
-        own = {
-            "HOME": str(private),  # no .netrc, no .gitconfig
-            "XDG_CONFIG_HOME": str(private),
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_ASKPASS": str(askpass),
-            "GIT_TERMINAL_PROMPT": "0",
-            "GCM_INTERACTIVE": "never",
-            "LC_ALL": "C",  # `refusal` knows git's English sentences
-            "FTX_GIT_HOST": urlsplit(self.url).netloc,
-            "FTX_GIT_USER": self.user,
-            "FTX_GIT_SECRET": self.secret or "",
-            "GIT_LFS_PROGRESS": str(private / "progress"),
-        }
+        own = own_environment(private, urlsplit(self.url).netloc, self.user, self.secret)
+        own["GIT_LFS_PROGRESS"] = str(private / "progress")
         for who in ("AUTHOR", "COMMITTER"):
             own |= {f"GIT_{who}_NAME": self.author, f"GIT_{who}_EMAIL": email}
-        return passed | own
+        return own
 
     def refusal(self, said: str) -> FtxError:
         """The sentence for what git or git-lfs printed when it failed."""

@@ -145,7 +145,7 @@ def _describe(
     swaps = {str(artifact.base): known, str(artifact.base.resolve()): known}
     for name in CONFIGS:
         _rewrite(out / name, swaps, known)
-    receipt = read_receipt(artifact)
+    receipt = _told_elsewhere(read_receipt(artifact), swaps)
     front = card.head(artifact, base_repo, licence, card_head(artifact.base))
     text = card.card_text(publisher.front_matter(front), artifact, repo, receipt)
     _write(out / "README.md", text)
@@ -193,9 +193,16 @@ def _seal_anew(
     }
     _write(out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
     if receipt:
-        forms = [portable(form, swaps) for form in receipt.forms]
-        probes = [replace(probe, image=portable(probe.image, swaps)) for probe in receipt.probes]
-        write_receipt(out, replace(receipt, seal=seal_of(out), probes=probes, forms=forms))
+        write_receipt(out, replace(receipt, seal=seal_of(out)))
+
+
+def _told_elsewhere(receipt: Receipt | None, swaps: Mapping[str, str]) -> Receipt | None:
+    """The receipt without paths of this machine: forms and pictures are named by folders."""
+    if receipt is None:
+        return None
+    forms = [portable(form, swaps) for form in receipt.forms]
+    probes = [replace(probe, image=portable(probe.image, swaps)) for probe in receipt.probes]
+    return replace(receipt, probes=probes, forms=forms)
 
 
 def portable(value: Any, swaps: Mapping[str, str]) -> Any:

@@ -15,10 +15,11 @@ from typing import Any
 
 from ftx.artifact import KINDS, MANIFEST, RECEIPT, Artifact
 from ftx.atomic import hash_text, sha256_of
-from ftx.contracts import Bundle, Publisher, Remote, RemoteFile
+from ftx.contracts import AppSettings, Bundle, Publisher, Remote, RemoteFile
 from ftx.data.cache import alone, cache_root
 from ftx.errors import FtxError, HubError, RecipeError, StorageError, VerificationError
 from ftx.publish import gate
+from ftx.publish.app_settings import refuse_missing_model, refuse_written_secrets
 from ftx.publish.gate import PUBLISHED, Consent, GateError
 from ftx.publish.licence import Licence, choose
 from ftx.publish.receipt import Published, now, published_at, read_published, write_published
@@ -50,6 +51,7 @@ class Wish:
     base: str | None = None
     license: str | None = None
     license_agreed: bool = False
+    settings: AppSettings = field(default_factory=AppSettings)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Prepared:
             "send_bytes": sizes,
             "minutes": [round(sizes / 1e6 / speed / 60, 1) for speed in (FAST, SLOW)],
             "by_hand": list(self.publisher.by_hand(self.wish.repo, self.subject.kind)),
+            "secrets": sorted(self.wish.settings.secrets),
+            "variables": dict(self.wish.settings.variables),
             "memory": self._memory(),
         }
 
@@ -178,13 +182,22 @@ def prepared(path: Path, publisher: Publisher, wish: Wish, *, dry: bool = False)
         files = render(subject, publisher, wish.repo, base, licence, out)
         _check_rendered(subject, out, list(files), wish)
         message = f"{subject.kind} {wish.repo.partition('/')[2]}, by ftx"
-        yield _planned(publisher, wish, subject, licence, Bundle(out, files, subject.kind, message), dry)
+        bundle = Bundle(out, files, subject.kind, message, settings=wish.settings)
+        yield _planned(publisher, wish, subject, licence, bundle, dry)
 
 
 def _admit(subject: Subject, publisher: Publisher, wish: Wish) -> None:
     if subject.kind not in publisher.takes:
         takes = ", ".join(publisher.takes)
         raise RecipeError(f"{publisher.hub} takes {takes} from ftx, and {subject.folder} is a {subject.kind}")
+    if wish.settings and not publisher.configures:
+        flag = "--secret" if wish.settings.secrets else "--variable"
+        raise RecipeError(
+            f"{flag}: {publisher.hub} lets no program set what an app finds in its environment; leave it out, and type "
+            "it on the web page"
+            if subject.kind == "app"
+            else f"{flag} is for apps, and {subject.folder} is a {subject.kind}; leave it out"
+        )
     problems = gate.check_names(subject.folder, subject.names, subject.kind, wish.consent)
     # A link that leads out is not followed.
     if not problems:
@@ -202,6 +215,7 @@ def _check_rendered(subject: Subject, out: Path, names: Sequence[str], wish: Wis
     problems += gate.check_contents(out, names, wish.consent, subject.places)
     if problems:
         raise GateError(*problems)
+    refuse_written_secrets(out, names, wish.settings)
 
 
 @contextmanager
@@ -233,6 +247,7 @@ def _planned(
     left = _left_behind(subject)
     try:
         remote = publisher.listed(wish.repo)
+        refuse_missing_model(publisher, bundle.folder)
     except HubError as error:
         if not dry:
             raise
@@ -247,7 +262,7 @@ def _planned(
                 f"{wish.repo} on {publisher.hub} is public, and what is sent there is seen by all; add --public if "
                 "that is meant, or name another --repo"
             )
-    bundle = Bundle(bundle.folder, bundle.files, bundle.kind, bundle.message, removed)
+    bundle = replace(bundle, removed=removed)
     return Prepared(publisher, wish, subject, licence, bundle, remote, send, left)
 
 
@@ -278,6 +293,8 @@ def _left_behind(subject: Subject) -> list[str]:
 def carry_out(plan: Prepared, tell: Tell) -> Published:
     """Push, confirm, and write the receipt. Raises HubError when what arrived is not what was sent."""
     publisher, wish, bundle = plan.publisher, plan.wish, plan.bundle
+    if plan.remote is not None and publisher.configures:
+        publisher.configure(wish.repo, wish.settings)
     if plan.done and plan.remote:
         revision = plan.remote.revision
     else:
@@ -299,17 +316,17 @@ def carry_out(plan: Prepared, tell: Tell) -> Published:
         write_published(plan.subject.folder, entry)
     except StorageError as error:
         raise StorageError(f"all arrived at {entry.address}, and its receipt did not get written: {error}") from None
-    if not plan.done:
-        publisher.await_start(wish.repo)
-    left: Sequence[str] = ()
+    publisher.await_start(wish.repo, changed=not plan.done or bool(wish.settings))
+    left = list(publisher.afterwards(wish.repo, bundle))
     if wish.public and not entry.public:
         try:
-            left = publisher.make_public(wish.repo)
+            to_do = publisher.make_public(wish.repo)
         except HubError as error:
             raise HubError(f"all arrived, and is private still: {error}") from None
-        entry = replace(entry, public=not left)
+        left += to_do
+        entry = replace(entry, public=not to_do)
         write_published(plan.subject.folder, entry)
-    tell({**asdict(entry), "event": "published", "sent_files": len(plan.send), "by_hand": list(left)})
+    tell({**asdict(entry), "event": "published", "sent_files": len(plan.send), "by_hand": left})
     return entry
 
 
