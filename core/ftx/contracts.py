@@ -320,6 +320,9 @@ class AppTemplate(Part, ABC):
         It starts by `python app.py`, on the port in the environment variable PORT.
         """
 
+    def check(self, target: str) -> None:
+        """Raise RecipeError for options that cannot be; asked before any model is looked at."""
+
     def carries_model(self) -> bool:
         """Whether the model lies in the project; else the app fetches it."""
         return True

@@ -141,6 +141,8 @@ class _Session:
         given = rest.strip()
         if name == "/reset":
             self.talk.reset()
+        elif name == "/image" and given and self.tools:
+            self.console.warn("with --tools no picture is shown; end with /exit and start without --tools")
         elif name == "/image" and given:
             self.shown.append(Path(given))
         elif name == "/system":
