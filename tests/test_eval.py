@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from conftest import TINY, chat, write_rows
-from ftx.artifact import Artifact
+from ftx.artifact import Artifact, model_name
 from ftx.eval.heldout import loss_of
 from ftx.eval.match import Forgotten, forgotten, is_exact, judged, nearness
 from ftx.eval.subject import differing, settings_of

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from line import Line
 from place import Place, count_numbers, gpu_free, has_four_bit, main_memory, places
 from prompt import Prompts
 from refused import CannotStart, Refused
 from settings import HERE
 from transformers import AutoConfig, AutoModelForCausalLM
 
+LOOK = 0.5  # seconds that somebody waits in line without a look at the page
 HALF = "\ufffd"  # the mark of a character whose bytes are not all there yet
 
 
@@ -43,12 +44,12 @@ class Model:
         self.model, self.note = _loaded(folder, self.eyes is not None)
         config = self.model.config.get_text_config()
         self.length = int(getattr(config, "max_position_embeddings", 0) or 2048)
-        self._one = threading.Lock()
+        self.line = Line()
         self.last = {}  # of the last answer its tokens, and why it ended: "stop", "length" or "left"
 
     @property
     def busy(self) -> bool:
-        return self._one.locked()
+        return len(self.line) > 0
 
     def ids(self, messages: list) -> tuple:
         """The prompt's ids and the pixels of its pictures, None without any. Raises Refused."""
@@ -89,8 +90,13 @@ class Model:
             turns = turns[2:]
 
     def answer(self, messages: list) -> Iterator[str]:
-        """The answer so far, longer each time. Closing the iterator stops the model. Raises Refused."""
-        with self._one:
+        """The answer so far, longer each time; "" while others are answered first. Raises Refused.
+
+        Closing the iterator stops the model, or leaves the line.
+        """
+        with self.line.place() as ticket:
+            while self.line.before(ticket, LOOK):
+                yield ""  # so that the page can see whether somebody still waits
             try:
                 yield from self._generated(*self.ids(messages))
             except torch.cuda.OutOfMemoryError:

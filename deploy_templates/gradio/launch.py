@@ -9,13 +9,17 @@ import sys
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ["GRADIO_SSR_MODE"] = "false"  # a second server in front of this one would hide the health route
 
+try:
+    import spaces  # of hosts that lend a GPU for each call; it has to come before torch
+except ImportError:
+    spaces = None
 import gradio as gr
 from fastapi.routing import APIRoute
+from line import WAITING
 from model import Model, open_model
 from refused import CannotStart
 from settings import HERE
 
-WAITING = 64  # questions in the queue; those after them are told to come again
 UPLOAD = 20 * 2**20  # bytes of a file
 
 
@@ -29,11 +33,7 @@ def opened(settings: dict) -> Model:
 
 def on_gpu(function):
     """`function` as hosts that lend a GPU for each call want it; as it is everywhere else."""
-    try:
-        import spaces
-    except ImportError:
-        return function
-    return spaces.GPU(function)
+    return spaces.GPU(function) if spaces else function
 
 
 def readable(error: Exception) -> gr.Error:

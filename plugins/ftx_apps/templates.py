@@ -104,8 +104,8 @@ class Project(AppTemplate):
         packages = [*FOR_MODELS, *self.packages]
         if self.model_repo and self.model_hub == "modelscope":
             packages.append("modelscope-hub")
-        if self.page == "gradio" and "pydantic" in place.versions:
-            packages.append("pydantic")
+        if self.page == "gradio":  # what only some places want
+            packages += [name for name in ("pydantic", "spaces") if name in place.versions]
         values = {
             **self.model_dump(),
             "license": self.license or model.license or "other",
