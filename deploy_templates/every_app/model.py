@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from refused import CannotStart, Refused
 from settings import HERE
 from transformers import AutoConfig, AutoModelForCausalLM
 
+FRAME = 0.05  # seconds between two states of an answer: a page that draws more of them falls behind
 LOOK = 0.5  # seconds that somebody waits in line without a look at the page
 HALF = "\ufffd"  # the mark of a character whose bytes are not all there yet
 
@@ -108,7 +110,7 @@ class Model:
         given = {"input_ids": torch.tensor([ids], device=device)}
         if pixels is not None:
             given["pixel_values"] = pixels.to(device, self.model.dtype)
-        new, shown, past, ended = [], "", None, "left"
+        new, shown, past, ended, drawn = [], "", None, "left", float("-inf")
         try:
             for _ in range(min(int(self.settings["max_new_tokens"]), self.length - len(ids))):
                 with torch.inference_mode():
@@ -119,9 +121,11 @@ class Model:
                     ended = "stop"
                     break
                 new.append(token)
+                if time.monotonic() < drawn + FRAME:
+                    continue
                 text = self.prompts.text(new)
                 if text != shown and not text.endswith(HALF):
-                    shown = text
+                    shown, drawn = text, time.monotonic()
                     yield text
             else:
                 ended = "length"
