@@ -6,8 +6,10 @@ import ast
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -149,6 +151,52 @@ def test_an_old_python_gets_versions_that_it_runs(tmp_path: Path) -> None:
     pinned = (tmp_path / "app/requirements.txt").read_text().splitlines()
     assert {"gradio==4.44.1", "transformers==4.57.6", "torch==2.6.0", "pysqlite3-binary==0.5.4"} <= set(pinned)
     assert "FROM python:3.9-slim" in (tmp_path / "app/Dockerfile").read_text()
+
+
+def test_where_gpus_are_lent_spaces_is_pinned_and_comes_before_torch(tmp_path: Path) -> None:
+    front_matter("gradio_chat", "huggingface", tmp_path)
+    assert "spaces==0.51.3" in (tmp_path / "app/requirements.txt").read_text().splitlines()
+    lines = (tmp_path / "app/launch.py").read_text()
+    assert lines.index("import spaces") < lines.index("import gradio") < lines.index("from model import")
+
+
+@pytest.mark.parametrize("name", list(TEMPLATES))
+def test_hadolint_finds_nothing_in_a_dockerfile(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "app"
+    out.mkdir()
+    sees = name == "gradio_vision"
+    model = AppModel(out / "model", "internvl" if sees else "llama", sees, None)
+    template(name, tmp_path).render(model, "huggingface-docker", out)
+    hadolint = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([hadolint, out / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_a_tokenizer_is_named_as_transformers_4_knows_it(vision_app: Path, chat_app: Path) -> None:
+    for app in (vision_app, chat_app):
+        config = json.loads((app / "model/tokenizer_config.json").read_text())
+        assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_a_line_that_is_full_sends_people_away(chat_app: Path, app_code: Any) -> None:
+    code = app_code(chat_app, "line")
+    line = code.Line()
+    with ExitStack() as stack:
+        tickets = [stack.enter_context(line.place()) for _ in range(code.WAITING + 1)]
+        assert [line.before(ticket, 0) for ticket in tickets[:3]] == [0, 1, 2]
+        with pytest.raises(app_code(chat_app, "refused").Refused, match="ask again in a minute"):
+            stack.enter_context(line.place())
+    assert len(line) == 0
+
+
+def test_who_waits_is_told_and_may_leave(model: Any) -> None:
+    asked = model.conversation({"role": "user", "content": "What colour is snow?", "images": []}, [])
+    first, second = model.answer(asked), model.answer(asked)
+    assert next(first)
+    assert next(second) == ""
+    second.close()
+    assert len(model.line) == 1
+    assert list(first)[-1] == "Snow is white."
 
 
 def test_the_whole_app_carries_a_model_without_code(chat_app: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from ftx.apps.environment import app_python
-from ftx.apps.serve import running
+from ftx.apps.serve import _healthy, app_manifest, running
 from test_apps import BASE, REGISTRY, SEES, made, template
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -139,15 +139,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(folder: Path, python: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    """The app on that port, which dies at the end of the block as a machine does."""
-    environment = {**os.environ, "PORT": str(port), "PYTHONUNBUFFERED": "1"}
-    command = [python, "app.py"]
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as app:
-        assert app.stdout is not None
-        assert any("app: answering" in line or "URL: " in line for line in app.stdout)
-        yield app
-        app.kill()
+def started(folder: Path, python: Path, port: int) -> Iterator[str]:
+    """The address of the app on that port, which dies at the end of the block as a machine does."""
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen([python, "app.py"], cwd=folder, env={**os.environ, "PORT": str(port)}) as app:
+        try:
+            assert _healthy(url + app_manifest(folder)["health"], app)
+            yield url
+        finally:
+            app.kill()
 
 
 def post(url: str, question: object) -> Any:
@@ -313,8 +313,8 @@ def test_documents_are_asked_about_and_a_kill_spoils_nothing(apps: dict[str, Pat
     port, folder = free_port(), apps["gradio_rag"]
     answers = []
     for round in range(2):
-        with started(folder, python("gradio_rag"), port):
-            page.goto(f"http://127.0.0.1:{port}")
+        with started(folder, python("gradio_rag"), port) as url:
+            page.goto(url)
             page.locator(ASK).first.wait_for()
             assert page.locator(BOT).count() == 0
             ask(page, "What is snow?")
@@ -322,7 +322,7 @@ def test_documents_are_asked_about_and_a_kill_spoils_nothing(apps: dict[str, Pat
             if not round:
                 shot(page, "gradio_rag")
             answers.append((page.locator(BOT).inner_text(), (folder / "index/whole.txt").stat().st_mtime_ns))
-            post(f"http://127.0.0.1:{port}", "你好").close()
+            post(url, "你好").close()
     assert answers[0] == answers[1]
 
 
@@ -339,8 +339,8 @@ def test_an_index_that_was_cut_off_is_made_anew(apps: dict[str, Path], python: A
     assert not (folder / "index/whole.txt").exists()
     subprocess.run(command, cwd=folder, check=True)
     count = (
-        "from documents import *; print(_client().get_collection(NAME, embedding_function=None).count(), "
-        "len(_passages(HERE / 'documents', 400)))"
+        "import documents as d; print(d._client().get_collection(d.NAME, embedding_function=None).count(), "
+        "len(d._passages(d.HERE / 'documents', 400)))"
     )
     told = subprocess.run([command[0], "-c", count], cwd=folder, capture_output=True, text=True, check=True).stdout
     indexed, passages = map(int, told.split())
@@ -359,9 +359,9 @@ def test_pictures_in_a_browser(apps: dict[str, Path], served: Any, page: Any, tm
         if answer:
             page.locator(BOT).filter(has_text=answer).wait_for()
             shot(page, "gradio_vision")
+            cleared(page)
         else:
             page.get_by_text("cat.png is no picture that can be opened").first.wait_for()
-    cleared(page)
 
 
 def test_a_sentence_encoder_finds_passages_too(python: Any, tmp_path: Path) -> None:
@@ -421,9 +421,9 @@ def test_streamlit_killed_and_started_again(apps: dict[str, Path], python: Any, 
     """The page finds the app again by itself; the conversation was the app's and is gone."""
     port = free_port()
     for round in range(2):
-        with started(apps["streamlit_chat"], python("streamlit_chat"), port):
+        with started(apps["streamlit_chat"], python("streamlit_chat"), port) as url:
             if not round:
-                page.goto(f"http://127.0.0.1:{port}")
+                page.goto(url)
             page.locator(CHAT).first.wait_for(state="detached")
             ask(page, "What colour is snow?")
             page.locator(CHAT).filter(has_text="Snow is white.").wait_for()
