@@ -6,8 +6,10 @@ import ast
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -19,12 +21,14 @@ import yaml
 from PIL import Image
 
 from conftest import TINY, Result
+from ftx.apps.environment import app_python
 from ftx.apps.make import make_app
 from ftx.contracts import AppModel
 from ftx.data.conversation import Message
 from ftx.plan import configured
 from ftx.plugins import load_registry
 from ftx.talk import Sampling, Talk, open_talk
+from small_environments import lock_of, write_wheel
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "plugins/ftx_quickstart/base"
@@ -147,6 +151,52 @@ def test_an_old_python_gets_versions_that_it_runs(tmp_path: Path) -> None:
     pinned = (tmp_path / "app/requirements.txt").read_text().splitlines()
     assert {"gradio==4.44.1", "transformers==4.57.6", "torch==2.6.0", "pysqlite3-binary==0.5.4"} <= set(pinned)
     assert "FROM python:3.9-slim" in (tmp_path / "app/Dockerfile").read_text()
+
+
+def test_where_gpus_are_lent_spaces_is_pinned_and_comes_before_torch(tmp_path: Path) -> None:
+    front_matter("gradio_chat", "huggingface", tmp_path)
+    assert "spaces==0.51.3" in (tmp_path / "app/requirements.txt").read_text().splitlines()
+    lines = (tmp_path / "app/launch.py").read_text()
+    assert lines.index("import spaces") < lines.index("import gradio") < lines.index("from model import")
+
+
+@pytest.mark.parametrize("name", list(TEMPLATES))
+def test_hadolint_finds_nothing_in_a_dockerfile(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "app"
+    out.mkdir()
+    sees = name == "gradio_vision"
+    model = AppModel(out / "model", "internvl" if sees else "llama", sees, None)
+    template(name, tmp_path).render(model, "huggingface-docker", out)
+    hadolint = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([hadolint, out / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_a_tokenizer_is_named_as_transformers_4_knows_it(vision_app: Path, chat_app: Path) -> None:
+    for app in (vision_app, chat_app):
+        config = json.loads((app / "model/tokenizer_config.json").read_text())
+        assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_a_line_that_is_full_sends_people_away(chat_app: Path, app_code: Any) -> None:
+    code = app_code(chat_app, "line")
+    line = code.Line()
+    with ExitStack() as stack:
+        tickets = [stack.enter_context(line.place()) for _ in range(code.WAITING + 1)]
+        assert [line.before(ticket, 0) for ticket in tickets[:3]] == [0, 1, 2]
+        with pytest.raises(app_code(chat_app, "refused").Refused, match="ask again in a minute"):
+            stack.enter_context(line.place())
+    assert len(line) == 0
+
+
+def test_who_waits_is_told_and_may_leave(model: Any) -> None:
+    asked = model.conversation({"role": "user", "content": "What colour is snow?", "images": []}, [])
+    first, second = model.answer(asked), model.answer(asked)
+    assert next(first)
+    assert next(second) == ""
+    second.close()
+    assert len(model.line) == 1
+    assert list(first)[-1] == "Snow is white."
 
 
 def test_the_whole_app_carries_a_model_without_code(chat_app: Path) -> None:
@@ -427,8 +477,10 @@ def test_mistakes_end_in_one_sentence(ftx: Any, tmp_path: Path) -> None:
             ("gradio_rag", *with_base, "--set", f"documents={ROOT / 'docs'}", "--set", f"encoder={empty}"),
             "it is no encoder's folder: it has no config.json",
         ),
-        (("gradio_chat", *with_base, "--set", "titel=x"), "title"),
-        (("gradio_chat", *with_base, "--set", "port"), "write it as a=value"),
+        (("gradio_rag", "--model", tmp_path / "none", "--set", "documents=none"), "--set documents=none"),
+        (("gradio_chat", *with_base, "--set", "titel=x"), "gradio_chat has no such option; did you mean 'title'"),
+        (("gradio_chat", *with_base, "--set", "port"), "write it as option=value"),
+        (("gradio_chat", *with_base, "--set", "model_revision=x"), "--set: model_revision goes with model_repo"),
     ):
         assert words in refuse(ftx, tmp_path, *arguments)
 
@@ -484,6 +536,47 @@ def test_an_interpreter_that_is_none_is_refused(ftx: Any, chat_app: Path, tmp_pa
     result = ftx("app", "check", chat_app, "--python", tmp_path / "python")
     assert result.code == 2
     assert "is no interpreter" in result.err
+
+
+def test_a_screenshot_wants_a_browser(ftx: Any, chat_app: Path, tmp_path: Path) -> None:
+    result = ftx("app", "check", chat_app, "--python", sys.executable, "--screenshot", tmp_path / "a.png")
+    assert (result.code, "goes with --browser" in result.err) == (2, True)
+
+
+def small_app(folder: Path, *wheels: Path) -> Path:
+    """An app's folder whose requirements are these wheels."""
+    folder.mkdir()
+    (folder / "app.json").write_text('{"health": "/health"}')
+    lock_of(folder, *wheels).rename(folder / "requirements.txt")
+    return folder
+
+
+def test_apps_with_the_same_requirements_share_an_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FTX_CACHE", str(tmp_path / "cache"))
+    gradio = write_wheel(tmp_path, "gradio", {"gradio/__init__.py": ""})
+    said: list[str] = []
+    first, second = (app_python(small_app(tmp_path / name, gradio), None, said.append) for name in "ab")
+    assert first == second and first.is_file()
+    assert sum("Successfully installed gradio" in line for line in said) == 1
+    other = app_python(
+        small_app(tmp_path / "c", write_wheel(tmp_path, "gradio", {"gradio/__init__.py": "2"}, "2")), None, said.append
+    )
+    assert other != first and first.is_file()  # that of other requirements stays
+
+
+def test_requirements_that_cannot_be_installed_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ftx: Any
+) -> None:
+    monkeypatch.setenv("FTX_CACHE", str(tmp_path / "cache"))
+    broken = write_wheel(tmp_path, "gradio", {"gradio/__init__.py": "import nothing_of_that_name"})
+    app = small_app(tmp_path / "a", broken)
+    result = ftx("app", "check", app)
+    assert (result.code, "No module named 'nothing_of_that_name'" in result.err) == (7, True)
+    assert f"ftx app check {app}" in result.err
+    broken.unlink()
+    result = ftx("app", "check", app)
+    assert (result.code, "nothing of it was kept; mend" in result.err) == (2, True)
+    assert not [p for p in (tmp_path / "cache/environments").iterdir() if p.is_dir()]
 
 
 def test_an_app_that_does_not_start_shows_its_last_words(ftx: Any, chat_app: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from conftest import TINY, chat
-from ftx.talk import Sampling, open_talk
+from ftx.talk import Sampling, Talk, open_talk
 from ftx.train.fit import fit
 from test_train import plan_for
 
@@ -120,6 +121,33 @@ def test_a_question_that_is_no_text_is_refused(question: str, ftx: Any, run: Pat
     result = ftx("chat", run, "--once", question)
     assert result.code == 2
     assert "ask in whole UTF-8" in result.err
+
+
+def test_a_question_of_100_000_characters_is_refused(ftx: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "What is 3? " * 9_091
+    result = ftx("chat", run, "--once", long)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "and the model's context 2,048; ask a shorter question" in result.err
+
+
+def test_who_sits_there_asks_again_after_a_refusal(ftx: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(f"{'a ' * 50_000}\nWhat is 3?\n"))
+    result = ftx("chat", run)
+    assert (result.code, "ask a shorter question" in " ".join(result.err.split())) == (0, True)
+    assert result.out
+
+
+def test_memory_that_ends_is_said(ftx: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(Talk, "answer", full)
+    result = ftx("chat", run, "--once", "What is 3?")
+    assert (result.code, result.err) == (4, "ftx: there is not enough memory for this model\n")
 
 
 @pytest.mark.parametrize("content", ["{broken", "[]", "{}", '{"base_model_name_or_path": 3}'])

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from conftest import TINY, chat, write_rows
-from ftx.artifact import Artifact
+from ftx.artifact import Artifact, model_name
 from ftx.eval.heldout import loss_of
 from ftx.eval.match import Forgotten, forgotten, is_exact, judged, nearness
 from ftx.eval.subject import differing, settings_of
@@ -417,6 +417,7 @@ def test_configs_for_text_models_name_folder_template_and_stops(
     compile(code, "opencompass_eval.py", "exec")
     assert f"path='{model}'" in code and "'<|im_end|>'" in code and "trust_remote_code=False" in code
     assert "True" not in code.replace("use_fast=True", "")
+    assert f"abbr='{model_name(model)}'" in code  # as ftx serve calls it
 
 
 def test_what_a_harness_cannot_take_is_said(ftx: Any, place: Path, tmp_path: Path) -> None:

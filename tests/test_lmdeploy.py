@@ -74,7 +74,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 """
 AUTO_AWQ = """
-import json, os, pathlib, sys
+import json, os, pathlib, signal, sys
 from lmdeploy.lite.apis import calibrate
 
 def auto_awq(model, work_dir, calib_samples, calib_seqlen, batch_size, w_bits, w_group_size, device, dtype,
@@ -82,6 +82,9 @@ def auto_awq(model, work_dir, calib_samples, calib_seqlen, batch_size, w_bits, w
     told = dict(locals())
     if words := os.environ.get("FTX_TEST_FAILS"):
         sys.exit(words)
+    if "FTX_TEST_WAITS" in os.environ:
+        print("waiting", os.getpid(), flush=True)
+        signal.pause()
     told["rows"] = calibrate.get_calib_loaders("wikitext2", None, nsamples=calib_samples, seqlen=calib_seqlen)
     pathlib.Path(os.environ["FTX_TEST_RECORD"]).write_text(json.dumps(told))
     out = pathlib.Path(work_dir)
@@ -241,19 +244,22 @@ def test_a_template_that_json_cannot_say_is_refused(ftx: Any, tmp_path: Path) ->
     assert not (tmp_path / "t.json").exists()
 
 
-def test_serve_answers_hands_signals_over_and_hides_the_key(record: Path, cache: tuple[Path, Path]) -> None:
+def started(lock: Path, words: list[str], stdout: int | None = None, **variables: str) -> subprocess.Popen[str]:
+    """The real program in a process of its own."""
     code = (
         "import sys, pathlib, ftx_lmdeploy; ftx_lmdeploy.LOCK = pathlib.Path(sys.argv.pop(1)); "
         "from ftx.cli import main; main()"
     )
-    port = free_port()
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(cache[1]), "lmdeploy", "serve", str(TINY), "--port", str(port), "--json"],
-        env={**os.environ, "FTX_API_KEY": "not-for-eyes", "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    environment = {**os.environ, **variables, "PYTHONPATH": path}
+    command = [sys.executable, "-c", code, str(lock), *words]
+    return subprocess.Popen(command, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)
+
+
+def test_serve_answers_hands_signals_over_and_hides_the_key(record: Path, cache: tuple[Path, Path]) -> None:
+    port = free_port()
+    words = ["lmdeploy", "serve", str(TINY), "--port", str(port), "--json"]
+    with started(cache[1], words, stdout=subprocess.PIPE, FTX_API_KEY="not-for-eyes") as process:
         assert process.stdout is not None
         serving = json.loads(process.stdout.readline())
         assert serving == {"event": "serving", "url": f"http://127.0.0.1:{port}/v1", "model": TINY.name}
@@ -353,6 +359,20 @@ def test_what_was_quantised_is_served_as_it_is(record: Path, ftx: Any, rows: Pat
     assert config["add_bos_token"] is False
     assert "im_start" in (tmp_path / "few" / "chat_template.jinja").read_text("utf-8")
     assert record.is_file()
+
+
+@pytest.mark.usefixtures("record")
+def test_sigterm_ends_the_quantising_process_too(cache: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
+    words = ["quantize", str(TINY), "--data", str(rows), "--group-size", "32", "--out", str(tmp_path / "few")]
+    with started(cache[1], words, FTX_TEST_WAITS="1") as process:
+        assert process.stderr is not None
+        waiting = next(line for line in process.stderr if line.startswith("waiting"))
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        assert process.wait(60) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(waiting.split()[1]), 0)
+    assert not list(tmp_path.glob("*few*"))
 
 
 @pytest.mark.usefixtures("record")

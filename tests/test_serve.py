@@ -715,3 +715,20 @@ def test_what_vllm_could_not_serve_alike_is_refused(ftx: Any, native: Path, tiny
     (plain / "adapter_config.json").write_text("{}")
     assert "merge it first" in sentence(plain)
     assert "--out goes with --print" in ftx("serve", native, "--out", tmp_path / "x").err
+
+
+@pytest.mark.parametrize(
+    ("printed", "flags", "sentence"),
+    [
+        ("vllm", ["--template", "chatml"], "vLLM serves a whole model with the template that lies in its folder"),
+        ("vllm", ["--base", "b"], "--base does not go with --print vllm"),
+        ("vllm", ["--api-key-file", "k"], "reads its key from the environment's VLLM_API_KEY"),
+        ("vllm", ["--max-new-tokens", "9"], "it is an option of ftx's own server"),
+        ("dockerfile", ["--port", "9000"], "when it is run (docker run -p)"),
+    ],
+)
+def test_what_is_printed_ignores_no_option(
+    printed: str, flags: list[str], sentence: str, ftx: Any, native: Path
+) -> None:
+    result = ftx("serve", native, "--print", printed, *flags)
+    assert (result.code, result.err.count("\n"), sentence in result.err) == (2, 1, True)

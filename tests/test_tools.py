@@ -228,3 +228,5 @@ def test_tools_that_cannot_be_used_are_refused(ftx: Any, caller: Path, monkeypat
     assert (plain.code, "trained on tool data, as with template moss_sft" in plain.err) == (2, True)
     both = ftx("chat", caller, "--tools", "solve", "--image", "a.png", "--once", "a")
     assert "--tools and --image do not go together" in both.err
+    monkeypatch.setattr("sys.stdin", io.StringIO("/image a.png\n"))
+    assert "with --tools no picture is shown" in ftx("chat", caller, "--tools", "solve").err

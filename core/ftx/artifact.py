@@ -98,6 +98,12 @@ def _changed(folder: Path, name: str, size: int, sha256: str) -> str | None:
     return None
 
 
+def model_name(path: Path) -> str:
+    """What the model of `path` is called: the folder's name, or the run's when the folder is one of its results."""
+    folder = path.resolve()
+    return folder.parent.name if folder.name in KINDS and (folder / MANIFEST).is_file() else folder.name
+
+
 def seal(folder: Path, kind: str, **facts: Any) -> None:
     """Write ftx.json over all files now in `folder`. `facts` join the manifest; they must be JSON values."""
     files = {

@@ -321,6 +321,9 @@ class AppTemplate(Part, ABC):
         It starts by `python app.py`, on the port in the environment variable PORT.
         """
 
+    def check(self, target: str) -> None:
+        """Raise RecipeError for options that cannot be; asked before any model is looked at."""
+
     def carries_model(self) -> bool:
         """Whether the model lies in the project; else the app fetches it."""
         return True
@@ -345,9 +348,12 @@ class Publisher(Part, ABC):
     keeps: ClassVar[Sequence[str]] = (".gitattributes",)
     # Kinds of artefacts it takes: "adapter", "merged", "model", "app".
     takes: ClassVar[Sequence[str]] = ("adapter", "merged", "model")
-    # Variables of the environment that its token, and the user's name where there is one, are read from.
-    tokens: ClassVar[Sequence[str]] = ()
     configures: ClassVar[bool] = False  # whether it gives apps there their secrets and variables
+
+    @classmethod
+    def variables(cls) -> tuple[str, ...]:
+        """Those that its token and the user's name are read from."""
+        return tuple(name for name in (cls.variable, cls.user_variable) if name)
 
     def for_kind(self, kind: str) -> Publisher:
         """This publisher, or the one of the same plugin that artefacts of that kind go by."""

@@ -64,7 +64,7 @@ class Environment:
     `module` must import for it to be sound; `packages` are those whose versions are shown; `image` is a container
     image that holds the same, for those who prefer one. `target` is the one of ftx's own images that holds ftx and
     this; `ftx run` takes it for `commands`, as "lmdeploy serve". `program` is a script of the plugin's that answers
-    questions in it (`ftx.in_environment`).
+    questions in it (`ftx.in_environment`). `again` is the command that makes it, when `ftx env` does not.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Environment:
     target: str | None = None
     commands: tuple[str, ...] = ()
     program: Path | None = None
+    again: str | None = None
 
 
 State = Literal["ready", "out of date", "not made"]
@@ -162,6 +163,16 @@ def create(environment: Environment, python: Path | None, say: Callable[[str], N
     `python` is the interpreter to build on, by default one that fits. A failure leaves nothing, and an older one as it
     was; a success takes the older ones away. Raises NoEnvironment, HubError, StorageError, VerificationError.
     """
+    place = ensured(environment, python, say)
+    for old in _places(environment):
+        if old != place:
+            shutil.rmtree(old, ignore_errors=True)
+    made: dict[str, str] = facts_of(environment)["versions"]
+    return made
+
+
+def ensured(environment: Environment, python: Path | None, say: Callable[[str], None]) -> Path:
+    """The environment's folder, made as `create` does unless it is ready; older ones stay for those who use them."""
     place = place_of(environment)
     with alone(place):
         if not is_whole(place):
@@ -176,11 +187,7 @@ def create(environment: Environment, python: Path | None, say: Callable[[str], N
             finally:
                 if not is_whole(place):
                     shutil.rmtree(place, ignore_errors=True)
-    for old in _places(environment):
-        if old != place:
-            shutil.rmtree(old, ignore_errors=True)
-    made: dict[str, str] = facts_of(environment)["versions"]
-    return made
+    return place
 
 
 def check(environment: Environment) -> Mapping[str, str]:
@@ -211,7 +218,7 @@ def check_in(environment: Environment, place: Path) -> dict[str, str]:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise VerificationError(
             f"environment '{environment.name}' cannot import {environment.module}: {why}; make it anew with: "
-            f"ftx env remove {environment.name} && ftx env create {environment.name}"
+            f"{_anew(environment)}"
         )
     versions: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     return versions
@@ -253,6 +260,10 @@ def _places(environment: Environment) -> list[Path]:
     """All folders of the environment, of today's lock and of older ones."""
     digits = "[0-9a-f]" * HASH
     return sorted(_root().glob(f"{environment.name}-{digits}"))
+
+
+def _anew(environment: Environment) -> str:
+    return environment.again or f"ftx env remove {environment.name} && ftx env create {environment.name}"
 
 
 def _remedy(environment: Environment) -> str:
@@ -300,4 +311,5 @@ def _failure(environment: Environment, lines: list[str]) -> FtxError:
         return HubError(f"{begin}: the package index cannot be reached; connect, or set PIP_INDEX_URL to one that can")
     errors = [line for line in lines if line.lower().startswith("error")] or [line for line in lines if line.strip()]
     why = errors[-1].strip() if errors else "no reason was given"
-    return NoEnvironment(f"{begin}: {why}; nothing of it was kept")
+    mend = f"; mend {environment.requirements} and run: {environment.again}" if environment.again else ""
+    return NoEnvironment(f"{begin}: {why}; nothing of it was kept{mend}")

@@ -172,6 +172,12 @@ def write_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
     Its chat template is left out.
     """
     tokenizer.hf.save_pretrained(str(out))
+    for_all_transformers(out)
+    (out / "chat_template.jinja").unlink(missing_ok=True)
+
+
+def for_all_transformers(out: Path) -> None:
+    """Name the tokenizer saved in `out` as transformers 4 knows it too."""
     path = out / "tokenizer_config.json"
     config = {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"}
     for key in ("chat_template", "auto_map", "backend", "is_local", "local_files_only"):
@@ -179,7 +185,6 @@ def write_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
     if isinstance(config.get("extra_special_tokens"), list):  # the name in transformers 5, which reads both
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     write_json(path, config)
-    (out / "chat_template.jinja").unlink(missing_ok=True)
 
 
 def _is_qwen2(folder: Path) -> bool:

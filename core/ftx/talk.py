@@ -125,6 +125,17 @@ class Talk:
         said = text.replace(TAG, IMAGE) if marks else f"{IMAGE}\n" * len(images) + text
         return Message("user", said, images=tuple(map(str, images)), pictures=pictures)
 
+    def refuse_too_long(self, question: str, images: Sequence[Path] = ()) -> None:
+        """Raise RecipeError for a question that, after the history, leaves no room for an answer."""
+        refuse_strange(question)
+        head = [Message("system", self.system)] if self.system else []
+        tokens = len(self.prompt([*head, *self.history, self.question(question, images)]))
+        if tokens >= self.max_positions:
+            raise RecipeError(
+                f"the conversation has {tokens:,} tokens and the model's context {self.max_positions:,}; ask a shorter "
+                "question, or begin anew (/reset)"
+            )
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the prompt, IMAGE_ID for each feature of a picture. Raises RowError where the template refuses it."""
         pictures: list[Picture] = [picture for message in messages for picture in message.pictures]

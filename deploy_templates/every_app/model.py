@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from line import Line
 from place import Place, count_numbers, gpu_free, has_four_bit, main_memory, places
 from prompt import Prompts
 from refused import CannotStart, Refused
 from settings import HERE
 from transformers import AutoConfig, AutoModelForCausalLM
 
+FRAME = 0.05  # seconds between two states of an answer: a page that draws more of them falls behind
+LOOK = 0.5  # seconds that somebody waits in line without a look at the page
 HALF = "\ufffd"  # the mark of a character whose bytes are not all there yet
 
 
@@ -47,12 +50,12 @@ class Model:
         self.model, self.note = _loaded(folder, self.eyes is not None)
         config = self.model.config.get_text_config()
         self.length = int(getattr(config, "max_position_embeddings", 0) or 2048)
-        self._one = threading.Lock()
+        self.line = Line()
         self.last = {}  # of the last answer its tokens, and why it ended: "stop", "length" or "left"
 
     @property
     def busy(self) -> bool:
-        return self._one.locked()
+        return len(self.line) > 0
 
     def ids(self, messages: list) -> tuple:
         """The prompt's ids and the pixels of its pictures, None without any. Raises Refused."""
@@ -93,8 +96,13 @@ class Model:
             turns = turns[2:]
 
     def answer(self, messages: list) -> Iterator[str]:
-        """The answer so far, longer each time. Closing the iterator stops the model. Raises Refused."""
-        with self._one:
+        """The answer so far, longer each time; "" while others are answered first. Raises Refused.
+
+        Closing the iterator stops the model, or leaves the line.
+        """
+        with self.line.place() as ticket:
+            while self.line.before(ticket, LOOK):
+                yield ""  # so that the page can see whether somebody still waits
             try:
                 yield from self._generated(*self.ids(messages))
             except torch.cuda.OutOfMemoryError:
@@ -106,7 +114,7 @@ class Model:
         given = {"input_ids": torch.tensor([ids], device=device)}
         if pixels is not None:
             given["pixel_values"] = pixels.to(device, self.model.dtype)
-        new, shown, past, ended = [], "", None, "left"
+        new, shown, past, ended, drawn = [], "", None, "left", float("-inf")
         try:
             for _ in range(min(int(self.settings["max_new_tokens"]), self.length - len(ids))):
                 with torch.inference_mode():
@@ -117,9 +125,11 @@ class Model:
                     ended = "stop"
                     break
                 new.append(token)
+                if time.monotonic() < drawn + FRAME:
+                    continue
                 text = self.prompts.text(new)
                 if text != shown and not text.endswith(HALF):
-                    shown = text
+                    shown, drawn = text, time.monotonic()
                     yield text
             else:
                 ended = "length"

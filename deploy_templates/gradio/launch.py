@@ -9,18 +9,18 @@ import sys
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ["GRADIO_SSR_MODE"] = "false"  # a second server in front of this one would hide the health route
 
-try:  # before anything looks for a GPU: where they are lent for each call, it is this that has one
-    import spaces
+try:
+    import spaces  # of hosts that lend a GPU for each call; it has to come before torch
 except ImportError:
     spaces = None
 
 import gradio as gr
 from fastapi.routing import APIRoute
+from line import WAITING
 from model import Model, open_model
 from refused import CannotStart
 from settings import HERE
 
-WAITING = 64  # questions in the queue; those after them are told to come again
 UPLOAD = 20 * 2**20  # bytes of a file
 
 

@@ -36,16 +36,21 @@ def here() -> bool:
 
 def kept(question: str, answers: Iterator[str]) -> Iterator[str]:
     """What comes new with each answer so far. All of it is kept, also when Stop ends this script in the middle."""
-    shown = ""
+    shown, note = "", st.empty()
     history = st.session_state.history
     history += [{"role": "user", "content": question}, {"role": "assistant", "content": ""}]
     for text in answers:
         if not here():
             answers.close()
             return
+        if not text:
+            note.caption("Others asked before you; your answer comes after theirs.")
+            continue
+        note.empty()
         history[-1]["content"] = text
         yield text[len(shown) :]
         shown = text
+    note.empty()
 
 
 def answer(question: str) -> None:

@@ -56,7 +56,7 @@ TARGETS = {
     target.name: target
     for target in (
         Target("local", "3.12", host="127.0.0.1"),
-        Target("huggingface", "3.12", versions={**NEW, "torch": "2.11.0"}),
+        Target("huggingface", "3.12", versions={**NEW, "torch": "2.11.0", "spaces": "0.51.3"}),
         Target("huggingface-docker", "3.12"),
         Target(
             "modelscope",

@@ -73,9 +73,16 @@ class Project(AppTemplate):
     def carries_model(self) -> bool:
         return not self.model_repo
 
+    def check(self, target: str) -> None:
+        if self.model_repo and self.model_hub == "modelscope" and "modelscope-hub" not in TARGETS[target].versions:
+            raise RecipeError(
+                f"--set model_hub=modelscope: its client does not run on {target}'s Python {TARGETS[target].python}; "
+                "leave model_repo out, so that the app carries the model"
+            )
+
     def render(self, model: AppModel, target: str, out: Path) -> None:
         place = TARGETS[target]
-        self._check(model, place)
+        self._refuse_model(model)
         for folder in self.folders:
             _copy(folder, out)
         if self.model_repo and self.model_hub == "openxlab":
@@ -85,13 +92,8 @@ class Project(AppTemplate):
             write_text(out / name, _rendered(name, values))
         write_json(out / "settings.json", {name: values[name] for name in self._settings()})
 
-    def _check(self, model: AppModel, place: Target) -> None:
-        """Raise RecipeError for what cannot be."""
-        if self.model_repo and self.model_hub == "modelscope" and "modelscope-hub" not in place.versions:
-            raise RecipeError(
-                f"--set model_hub=modelscope: its client does not run on {place.name}'s Python {place.python}; "
-                "leave model_repo out, so that the app carries the model"
-            )
+    def _refuse_model(self, model: AppModel) -> None:
+        """Raise RecipeError for a model that the app cannot use."""
 
     def _settings(self) -> list[str]:
         """Names of the values that the app reads when it runs."""
@@ -104,8 +106,8 @@ class Project(AppTemplate):
         packages = [*FOR_MODELS, *self.packages]
         if self.model_repo and self.model_hub == "modelscope":
             packages.append("modelscope-hub")
-        if self.page == "gradio" and "pydantic" in place.versions:
-            packages.append("pydantic")
+        if self.page == "gradio":  # what only some places want
+            packages += [name for name in ("pydantic", "spaces") if name in place.versions]
         values = {
             **self.model_dump(),
             "license": self.license or model.license or "other",
@@ -142,8 +144,7 @@ class GradioVision(Project):
     folders: ClassVar[tuple[str, ...]] = ("every_app", "gradio", "gradio_vision")
     packages: ClassVar[tuple[str, ...]] = ("gradio", "pillow")
 
-    def _check(self, model: AppModel, place: Target) -> None:
-        super()._check(model, place)
+    def _refuse_model(self, model: AppModel) -> None:
         if not model.sees:
             raise RecipeError("gradio_vision shows pictures, and this model sees none; take gradio_chat")
         if model.model_type != "internvl":
@@ -195,8 +196,8 @@ class GradioRag(Project):
             raise ValueError("must hold {question} and {context}, once each")
         return value
 
-    def _check(self, model: AppModel, place: Target) -> None:
-        super()._check(model, place)
+    def check(self, target: str) -> None:
+        super().check(target)
         folder = Path(self.documents)
         if not folder.is_dir():
             raise RecipeError(f"--set documents={self.documents}: there is no such folder")

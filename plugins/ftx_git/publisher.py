@@ -12,5 +12,4 @@ class Git(GitPublisher):
     hub = "the git host"
     variable = "FTX_GIT_TOKEN"
     user_variable = "FTX_GIT_USER"
-    tokens = (variable, user_variable)
     takes = ("adapter", "merged", "model", "app")

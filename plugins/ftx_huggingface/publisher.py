@@ -34,7 +34,6 @@ class HuggingFace(Publisher):
     name = "huggingface"
     hub = "Hugging Face"
     takes = ("adapter", "merged", "model", "app")
-    tokens = (TOKEN,)
     repo_type: ClassVar[str] = "model"
     by: Literal["client", "git"] = Field(
         "client", description="what sends a model's files: client, or git with Git LFS"

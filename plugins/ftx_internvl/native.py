@@ -10,6 +10,7 @@ from ftx import ModelError
 from ftx.atomic import write_json, write_text
 from ftx.checkpoint_files import is_computed
 from ftx.export.weights import write_renamed
+from ftx.pretrained import for_all_transformers
 from ftx_internvl.config import Chat, native_config
 from ftx_internvl.tiles import MEAN, STD
 
@@ -90,12 +91,13 @@ def _config(chat: Chat, tokenizer: Tokenizer, dtype: str | None) -> dict[str, An
 
 def _write_tokenizer(tokenizer: Tokenizer, template: str | None, out: Path) -> None:
     tokenizer.hf.save_pretrained(str(out))
+    for_all_transformers(out)
     path = out / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
     # The processor asks for these by name, for a video's too: a token of its own would lie beyond the vocabulary.
     config["extra_special_tokens"] = {**SPECIALS, "video_token": SPECIALS["context_image_token"]}
     config["processor_class"] = "InternVLProcessor"
-    config.pop("chat_template", None)
+    config.pop("additional_special_tokens", None)
     write_json(path, config)
     if template is not None:
         write_text(out / "chat_template.jinja", with_parts(template))

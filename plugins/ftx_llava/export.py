@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ftx import ModelError
 from ftx.atomic import write_json
 from ftx.export.weights import write_shards
-from ftx.pretrained import native_tensors
+from ftx.pretrained import for_all_transformers, native_tensors
 from ftx_llava.companions import (
     CHAT,
     copy_files,
@@ -164,6 +164,7 @@ def _write_language(family: LLaVA, stored: Stored, out: Path) -> None:
 def _save_tokenizer(hf: Any, out: Path) -> None:
     hf.init_kwargs.pop("auto_map", None)  # names code that is not there
     hf.save_pretrained(str(out))
+    for_all_transformers(out)
 
 
 def _language_config(stored: Stored) -> dict[str, Any]:

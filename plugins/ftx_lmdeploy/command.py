@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ftx.artifact import model_name
 from ftx.cli.options import family_options, given_family
 from ftx.console import Console
 from ftx.plugins import Registry
@@ -24,7 +25,7 @@ def lmdeploy() -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=23333, show_default=True)
-@click.option("--name", "model_name", metavar="NAME", help="What clients call the model; default: PATH's name.")
+@click.option("--name", help="What clients call the model; default: the run's or folder's name.")
 @click.option("--tp", type=click.IntRange(1), default=1, show_default=True, help="GPUs that share the model.")
 @click.option(
     "--cache-share",
@@ -51,7 +52,7 @@ def serve(
     path: Path,
     host: str,
     port: int,
-    model_name: str | None,
+    name: str | None,
     tp: int,
     cache_share: float,
     session_len: int | None,
@@ -67,9 +68,7 @@ def serve(
 
     console = Console(json_lines=json_lines)
     what = server.served(path, registry, given_family(family, settings))
-    how = server.Serving(
-        host, port, model_name or path.resolve().name, tp, cache_share, session_len, None, int(quant_policy)
-    )
+    how = server.Serving(host, port, name or model_name(path), tp, cache_share, session_len, None, int(quant_policy))
     if show or image:
         words = (
             server.image_command(what, how, registry)

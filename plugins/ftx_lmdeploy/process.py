@@ -7,8 +7,8 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from ftx.environments import own_variables
 from ftx.errors import FtxError, OutOfMemory, RecipeError, StorageError
@@ -30,6 +30,16 @@ class LMDeployError(FtxError):
     """LMDeploy ended otherwise than it should."""
 
     kind = "lmdeploy"
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt in the block, so that what it began ends with it."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Child:

@@ -24,7 +24,7 @@ from ftx.plan import configured
 from ftx.recipe import source_of
 from ftx_lmdeploy import NAME
 from ftx_lmdeploy.prepared import prepared
-from ftx_lmdeploy.process import Child
+from ftx_lmdeploy.process import Child, sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
@@ -128,7 +128,7 @@ def quantize(
     _refuse_sizes(whole, how)
     rows = calibration_rows(whole, sets, how)
     source = prepared(whole)
-    with whole_folder(out) as folder, TemporaryDirectory() as between:
+    with sigterm_as_ctrl_c(), whole_folder(out) as folder, TemporaryDirectory() as between:
         told = Path(between) / "rows.json"
         told.write_text(json.dumps(rows), "utf-8")
         _run(command(python, source, folder, told, how), say)

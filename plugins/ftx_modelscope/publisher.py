@@ -49,7 +49,6 @@ class ModelScope(Publisher):
     settings_page = "https://modelscope.cn/my/myaccesstoken"
     name = "modelscope"
     hub = "ModelScope"
-    tokens = (TOKEN,)
     takes = ("adapter", "merged", "model", "app")
     by: Literal["client", "git"] = Field(
         "client", description="what sends a model's files: client, or git with Git LFS"

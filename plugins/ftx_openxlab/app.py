@@ -32,7 +32,6 @@ class OpenXLabApp(GitPublisher):
     takes = ("app",)
     variable = "GITHUB_TOKEN"
     user_variable = "GITHUB_USER"
-    tokens = (variable, user_variable)
     settings_page = "Settings, Developer settings, Personal access tokens: one that may write a repository's contents"
     host: str = Field("https://github.com", description="the git host that OpenXLab reads apps from")
     site: str = Field("https://openxlab.org.cn", description="the web page")

@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-import fcntl
-import shutil
-import subprocess
 import sys
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
-from ftx.atomic import hash_text
-from ftx.data.cache import cache_root
+from ftx.environments import Environment, ensured, interpreter_in
 from ftx.errors import RecipeError
 
-READY = "ready"  # lies in a whole environment
-SHOWN = 5  # lines of pip's that a sentence quotes
+OURS = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def app_python(folder: Path, given: Path | None, say: Callable[[str], None]) -> Path:
     """The interpreter for the app in `folder`: the one given, or that of an environment in ftx's cache.
 
-    Raises RecipeError when there is none and none can be made.
+    `say` gets the installer's lines. Raises RecipeError for `given` that is none, and what `ensured` raises.
     """
-    if given is not None:
-        if not given.is_file():
-            raise RecipeError(f"--python: {given} is no interpreter; name one that has {folder / 'requirements.txt'}")
-        return given.absolute()
-    wanted = (folder / "requirements.txt").read_text("utf-8")
-    place = cache_root() / "apps" / hash_text(sys.version + wanted)[:16]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (place / READY).is_file():
-            say(f"installing {folder / 'requirements.txt'} into an environment of its own; this is done once")
-            _make(place, folder / "requirements.txt")
-    return place / "bin" / "python"
+    if given is None:
+        return interpreter_in(ensured(_environment(folder), None, say))
+    if not given.is_file():
+        raise RecipeError(f"--python: {given} is no interpreter; name one that has {folder / 'requirements.txt'}")
+    return given.absolute()
 
 
-def _make(place: Path, requirements: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    venv.create(place, with_pip=True)
-    python = place / "bin" / "python"
-    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", str(requirements)]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    if done.returncode:
-        last = " ".join([line for line in done.stderr.splitlines() if line.startswith("ERROR")][-SHOWN:])
-        raise RecipeError(f"{requirements} cannot be installed: {last}; or name an interpreter that has it: --python")
-    (place / READY).touch()
+def _environment(folder: Path) -> Environment:
+    requirements = folder / "requirements.txt"
+    packages = tuple(line.partition("==")[0] for line in requirements.read_text("utf-8").split())
+    page = "streamlit" if "streamlit" in packages else "gradio"
+    return Environment("app", (OURS,), requirements, page, (page,), again=f"ftx app check {folder}")

@@ -35,6 +35,7 @@ def make_app(
         raise RecipeError(f"--target: {template.name} has no '{target}'; {did_you_mean(target, template.targets)}")
     if out.exists():
         raise RecipeError(f"--out: {out} exists already; give another folder")
+    template.check(target)
     artifact, source = _whole_model(path)
     family = find_family({**family_of(artifact), **options}, source, registry)
     talk = open_talk(source, registry, options=options)

@@ -45,7 +45,7 @@ def read_inputs(recipe: Path, root: Path, registry: Registry) -> Inputs:
     read = written(recipe, {}).recipe()
     hubs = [source_of(read.model), *(one.source_options() for one in read.data.sets)]
     known = registry.parts["publisher"]
-    tokens = [t for hub in hubs if hub["name"] in known for t in registry.publisher(hub["name"]).tokens]
+    tokens = [t for hub in hubs if hub["name"] in known for t in registry.publisher(hub["name"]).variables()]
     problems: list[str] = []
     files = [name, "ci/ftx.sh"]
     for option, path in _paths(read):

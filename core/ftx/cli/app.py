@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ftx.cli.options import given_family
+from ftx.cli.options import given_family, part_options
 from ftx.console import Console
 from ftx.errors import RecipeError
 from ftx.plugins import Registry
@@ -43,17 +43,9 @@ def new(
 ) -> None:
     """Write a project from TEMPLATE that runs without ftx: page, model, requirements, Dockerfile, tests."""
     from ftx.apps.make import make_app
-    from ftx.plan import configured
-    from ftx.recipe import parse_value
 
     ofs_family = tuple(setting for setting in settings if setting.startswith("family."))
-    given = {}
-    for setting in (one for one in settings if one not in ofs_family):
-        name, equals, value = setting.partition("=")
-        if not equals or not name:
-            raise RecipeError(f"--set {setting}: write it as a=value")
-        given[name] = parse_value(value)
-    part = configured(registry.app(template), given, "app")
+    part = part_options(registry.app(template), tuple(one for one in settings if one not in ofs_family))
     make_app(part, model, target, out, given_family(family, ofs_family), registry)
     console = Console(json_lines=json_lines)
     console.event({"event": "app", "folder": str(out), "template": template, "target": target})
@@ -75,6 +67,8 @@ def check(
     from ftx.apps.environment import app_python
     from ftx.apps.serve import app_manifest
 
+    if screenshot is not None and not browser:
+        raise RecipeError(f"--screenshot {screenshot} goes with --browser, which opens the page")
     console = Console(json_lines=json_lines)
     app_manifest(folder)
     interpreter = app_python(folder, python, console.say)

@@ -134,13 +134,25 @@ class _Session:
                 return
             if question.startswith("/"):
                 self._command(*question.partition(" ")[::2])
+            elif question and human:
+                self._answer_on(question)
             elif question:
                 self.answer(question)
+
+    def _answer_on(self, question: str) -> None:
+        """Answer; somebody who sits here reads what is wrong with a question and asks another."""
+        try:
+            self.answer(question)
+        except RecipeError as error:
+            for problem in error.problems:
+                self.console.warn(problem)
 
     def _command(self, name: str, rest: str) -> None:
         given = rest.strip()
         if name == "/reset":
             self.talk.reset()
+        elif name == "/image" and given and self.tools:
+            self.console.warn("with --tools no picture is shown; end with /exit and start without --tools")
         elif name == "/image" and given:
             self.shown.append(Path(given))
         elif name == "/system":
@@ -175,6 +187,7 @@ class _Session:
 
     def _asked(self, question: str, images: list[Path]) -> Answer:
         show = None if self.console.json_lines else self._show
+        self.talk.refuse_too_long(question, images)
         if not self.tools:
             return self.talk.ask(question, self.sampling, show, images)
         from ftx.tools import calls

@@ -144,4 +144,4 @@ def _publishing(
         if name is not None and not REPO.fullmatch(name):
             raise RecipeError(f"{flag} {name}: write it as OWNER/NAME, as it is called on the hub")
     words = [word for flag in ("--base", "--license", "--set") for one in about[flag] if one for word in (flag, one)]
-    return Publishing(hub, repo, tuple(shlex.quote(word) for word in words), tuple(part.tokens))
+    return Publishing(hub, repo, tuple(shlex.quote(word) for word in words), part.variables())

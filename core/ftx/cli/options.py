@@ -103,7 +103,7 @@ def _wrong(part: type[Part], problem: Any) -> str:
         return f"--set {name}: {part.name} has no such option; {did_you_mean(name, part.model_fields)}"
     if problem["type"] == "missing":
         return f"{part.name} needs --set {name}=...: {part.model_fields[name].description}"
-    return f"--set {name}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"--set{name and ' ' + name}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def columns_option(text: str | None) -> dict[str, str] | None:

@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from ftx.artifact import model_name
 from ftx.cli.options import family_options, given_family
 from ftx.console import Console
 from ftx.errors import RecipeError
 from ftx.plugins import Registry
+
+ADDRESS = ("host", "port")
+OF_OURS = (
+    *("base", "template", "other_template", "api_key_file"),
+    *("max_new_tokens", "max_queue", "max_body", "grace"),
+)
 
 
 @click.command(epilog="Example: ftx serve runs/cats/merged --port 8000; ends at Ctrl-C.")
@@ -56,6 +64,8 @@ def serve(
     """Answer OpenAI's chat completions with the model in PATH: a model folder, a run, an adapter or a merged model."""
     if out is not None and not printed:
         raise RecipeError("--out goes with --print vllm or --print dockerfile")
+    if printed:
+        _refuse_unused(printed)
     console = Console(json_lines=json_lines)
     if printed:
         _print(path, printed, out, given, registry, console)
@@ -63,8 +73,27 @@ def serve(
         _serve(path, given, registry, console)
 
 
+def _refuse_unused(printed: str) -> None:
+    """Raise RecipeError for an option that says nothing to what is printed."""
+    context = click.get_current_context()
+    for name in (*OF_OURS, *(ADDRESS if printed == "dockerfile" else ())):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = "--" + name.replace("_", "-")
+            raise RecipeError(f"{flag} does not go with --print {printed}: {_instead(name)}")
+
+
+def _instead(name: str) -> str:
+    if name in ADDRESS:
+        return "the image answers on all its addresses at port 8000; choose another when it is run (docker run -p)"
+    if name == "api_key_file":
+        return "vLLM reads its key from the environment's VLLM_API_KEY"
+    if name in ("base", "template", "other_template"):
+        return "vLLM serves a whole model with the template that lies in its folder; leave it out"
+    return "it is an option of ftx's own server; leave it out"
+
+
 def _serve(path: Path, given: dict[str, Any], registry: Registry, console: Console) -> None:
-    from ftx.serve.checks import api_key, model_name, open_port, refuse_endless, refuse_without_packages
+    from ftx.serve.checks import api_key, open_port, refuse_endless, refuse_without_packages
 
     refuse_without_packages()
     key = api_key(given["api_key_file"])
@@ -103,7 +132,6 @@ def _print(
     path: Path, printed: str, out: Path | None, given: dict[str, Any], registry: Registry, console: Console
 ) -> None:
     from ftx.atomic import write_text
-    from ftx.serve.checks import model_name
     from ftx.serve.vllm import command, dockerfile, servable
 
     model = servable(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ftx.artifact import Artifact, family_of
+from ftx.artifact import Artifact, family_of, model_name
 from ftx.atomic import whole_folder, write_text
 from ftx.checkpoint_files import read_json
 from ftx.errors import ModelError, RecipeError
@@ -62,7 +62,7 @@ def handed(artifact: Artifact, registry: Registry) -> Handed:
             "files, named in config.json under auto_map, and these are not in it; take a base that carries them"
         )
     stop = [tokenizer.decode([i]) for i in artifact.plan["template"]["stop_ids"]]
-    name = artifact.folder.parent.name or "model"
+    name = model_name(artifact.folder)
     return Handed(folder, name, kind, stop, family.image_processor(folder) is not None, code)
 
 

@@ -8,7 +8,6 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftx.artifact import KINDS, MANIFEST
 from ftx.errors import FtxError, ModelError, RecipeError
 
 if TYPE_CHECKING:
@@ -78,9 +77,3 @@ def refuse_endless(talk: Talk, path: Path) -> None:
             f"{path} has no stop token, so its answers would never end; put eos_token_id into its "
             "generation_config.json, or give --template NAME of one that it was trained to stop with"
         )
-
-
-def model_name(path: Path) -> str:
-    """What clients call the model of `path`: the folder's name, or the run's when the folder is one of its results."""
-    folder = path.resolve()
-    return folder.parent.name if folder.name in KINDS and (folder / MANIFEST).is_file() else folder.name
