@@ -19,7 +19,7 @@ from image_parts import BASE, Engine, engine
 from lfs_server import LfsHost
 from pipelines import await_step, begin, committed, node_tool, project
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(3600)]
 TOKEN = "glpat-5d0a91cc77e3"
 REPO = "ann/cats"
 HELPER = f"FROM {BASE}\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends git rsync zip"
@@ -112,13 +112,13 @@ def test_the_pipeline_is_stopped_gone_on_with_proven_and_published(
         if re.match(r"train +> step [1-9]\d*/400", line) and "stopped after" not in said:
             docker.docker("exec", container_of(image, docker), "sh", "-c", STOP)
             break
-    said += process.communicate(timeout=600)[0]
+    said += process.communicate(timeout=1200)[0]
     assert process.returncode != 0
     assert "go on with --resume auto" in said, said
     assert re.search(r"FAIL +train", said), said
 
     process = pipeline(place, docker, helper)
-    said, _ = process.communicate(timeout=600)
+    said, _ = process.communicate(timeout=1200)
     assert (process.returncode, "resumed after step" in said) == (0, True), said
     assert [job for job in ("check", "train", "verify") if re.search(rf"PASS +{job}", said)] == [
         "check",
@@ -132,7 +132,7 @@ def test_the_pipeline_is_stopped_gone_on_with_proven_and_published(
     assert [event["event"] for event in events(run)].count("resumed") == 1
 
     process = pipeline(place, docker, helper, "--manual", "publish")
-    said, _ = process.communicate(timeout=600)
+    said, _ = process.communicate(timeout=1200)
     assert (process.returncode, bool(re.search(r"PASS +publish", said))) == (0, True), said
     assert TOKEN not in said
     assert len(host.contents(REPO)["model.safetensors"]) == (run / "merged" / "model.safetensors").stat().st_size
@@ -142,7 +142,7 @@ def test_data_that_is_refused_ends_the_pipeline(place: Path, docker: Engine, hel
     with (place / "data" / "rows.jsonl").open("a", encoding="utf-8") as rows:
         rows.write('{"messages": 1}\n{"messages": 2}\n')
     process = pipeline(place, docker, helper)
-    said, _ = process.communicate(timeout=600)
+    said, _ = process.communicate(timeout=1200)
     assert process.returncode != 0
     assert re.search(r"FAIL +check", said), said
     assert "train" not in re.findall(r"(?:PASS|FAIL) +(\w+)", said)
