@@ -88,7 +88,7 @@ def _answering(hub: str, call: str, status: int, times: int) -> Row:
 
     what = f"{call}: {status or 'connection cut'}"
     if times == 1:
-        return Row(hub, f"{what}, once", 0, "", WHOLE, arrange, receipt=True)
+        return Row(hub, f"{what} once", 0, "", WHOLE, arrange, receipt=True)
     more = ("--public",) if call == "visibility" else ()
     says, left = _expected(hub, call, status)
     code = 0 if says == "" else 5
@@ -417,6 +417,7 @@ def others(hub: str) -> Iterator[Any]:
 
 
 ROWS = [one for hub in BENCHES for rows in (at_each_call, others) for one in rows(hub)]
+NAMES = [(row.values[0].hub, row.values[0].fault) for row in ROWS]  # in the order in which they are told
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -442,7 +443,8 @@ def test_fault(
         assert bench.left() == WHOLE and (adapter / "publish.json").exists()
         assert len(bench.server.received) == len(set(bench.server.received)), "an object was sent twice"
         told = told_by(first.err, bench, adapter)
-        seen = {"hub": bench.hub, "fault": row.fault, "told": told, "code": first.code, "left": left}
+        number = NAMES.index((row.hub, row.fault))
+        seen = {"hub": bench.hub, "fault": row.fault, "told": told, "code": first.code, "left": left, "number": number}
         record_property("seen", json.dumps(seen))
 
 
@@ -474,7 +476,7 @@ def test_full_disk(
             assert ftx(*bench.words(small)).code == 0
             told = told_by(first.err, bench, small).replace(str(disk), "DISK")
             seen = {"hub": bench.hub, "fault": "the disk is full", "told": told, "code": first.code, "left": left}
-            record_property("seen", json.dumps(seen))
+            record_property("seen", json.dumps({**seen, "number": len(NAMES)}))
     finally:
         subprocess.run(["umount", disk], check=True)
 
@@ -504,4 +506,5 @@ def test_killed(
         assert [path.name for path in adapter.parent.iterdir() if path.name.startswith(".")] == []
         assert len(bench.server.received) == len(set(bench.server.received)), "an object was sent twice"
         seen = {"hub": bench.hub, "fault": f"kill -9 at: {call}", "told": "nothing", "code": -9, "left": left}
-        record_property("seen", json.dumps(seen))
+        number = len(NAMES) + 1 + list(bench.calls).index(call)
+        record_property("seen", json.dumps({**seen, "number": number}))

@@ -57,8 +57,11 @@ class Watch(threading.Thread):
 
 
 @pytest.fixture
-def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The real git and git-lfs behind scripts that write down what they are given: nothing is too quick to be seen."""
+def wrapped(tmp_path: Path) -> Path:
+    """The real git and git-lfs behind scripts that write down what they are given: nothing is too quick to be seen.
+
+    They are for the publishing alone: the server's own git is another machine's.
+    """
     log = tmp_path / "seen-by-programs"
     programs = tmp_path / "programs"
     for folder in (log, programs):
@@ -72,7 +75,6 @@ def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             f'#!/bin/sh\n{{ printf "%s\\n" "$0 $*"; env; }} > {log}/$$-{name}\nexec {real} "$@"\n', "utf-8"
         )
         script.chmod(0o700)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     return log
 
 
@@ -89,7 +91,7 @@ def test_no_token_is_left_anywhere(
         monkeypatch.setenv(name, value)
     with bench_of(hub, tmp_path, monkeypatch) as bench:
         _spoil(bench, way)
-        told, watch = _published(bench, adapter)
+        told, watch = _published(bench, adapter, tmp_path / "programs")
         assert (told.returncode == 0) is (way == WAYS[0]), told.stderr
         if way == WAYS[0]:
             assert (adapter / "publish.json").is_file()
@@ -111,8 +113,9 @@ def _spoil(bench: Bench, way: str) -> None:
         bench.fail("commit", 401)
 
 
-def _published(bench: Bench, folder: Path) -> tuple[subprocess.CompletedProcess[bytes], Watch]:
-    about = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+def _published(bench: Bench, folder: Path, programs: Path) -> tuple[subprocess.CompletedProcess[bytes], Watch]:
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    about = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PATH": path}
     process = subprocess.Popen(
         [sys.executable, "-m", "ftx", *bench.words(folder)], env=about, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
