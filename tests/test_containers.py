@@ -25,11 +25,12 @@ def mounts(argv: list[str]) -> dict[str, bool]:
 
 
 @pytest.fixture
-def argv(ftx: Any) -> Any:
-    """The engine's command for a command line: argv("train", ..., options=["--gpus", "all"])."""
+def argv(ftx: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Docker's command for a command line, whatever answers here: argv("train", ..., options=("--gpus", "all"))."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
 
     def of(*words: object, options: tuple[object, ...] = ()) -> list[str]:
-        result = ftx("run", "--dry-run", *options, "--", *words, "--json")
+        result = ftx("run", "--dry-run", "--engine", "docker", *options, "--", *words, "--json")
         assert result.code == 0, result.err
         command: list[str] = result.events[0]["command"]
         return command
