@@ -9,20 +9,22 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ftx.run import events
 from hub_servers import git
-from image_parts import BASE, Engine, engine
 from lfs_server import LfsHost
 from pipelines import await_step, begin, committed, node_tool, project
+
+if TYPE_CHECKING:
+    from image_parts import Engine
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(3600)]
 TOKEN = "glpat-5d0a91cc77e3"
 REPO = "ann/cats"
-HELPER = f"FROM {BASE}\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends git rsync zip"
+HELPER = "FROM %s\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends git rsync zip"
 # Asks the job's script to stop, as the runner does when a job is cancelled.
 STOP = (
     'for one in /proc/[0-9]*; do if tr "\\0" " " <"$one/cmdline" | grep -q "^sh ci/ftx.sh train"; then '
@@ -32,6 +34,8 @@ STOP = (
 
 @pytest.fixture(scope="module")
 def docker() -> Engine:
+    from image_parts import engine
+
     return engine()
 
 
@@ -47,8 +51,10 @@ def image(docker: Engine) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def helper(docker: Engine) -> str:
     """The image that gitlab-ci-local copies files with."""
+    from image_parts import BASE
+
     command = ["docker", "build", "--quiet", "--tag", "ftx-pipeline-helper", "-"]
-    built = subprocess.run(command, input=HELPER, env=dict(docker.environment), capture_output=True, text=True)
+    built = subprocess.run(command, input=HELPER % BASE, env=dict(docker.environment), capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return "ftx-pipeline-helper"
 
