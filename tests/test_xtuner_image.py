@@ -67,7 +67,7 @@ def test_xtuner_trains_the_tutorials_config_and_ftx_reads_the_result(
     assert ftx("xtuner", "adapter", run / "hf", "--base", BASE, "--out", "half").code == 0
     assert ftx("xtuner", "merge", checkpoint, "--base", BASE, "--out", "ours", "--dtype", "auto").code == 0
     assert read_json(Path("adapter/adapter_config.json"))["lora_alpha"] == 16
-    assert ftx("verify", "adapter", "ours").code == 0
+    assert read_json(Path("ours/config.json"))["model_type"] == "internlm2"
 
 
 def test_ftx_runs_it_with_its_exit_codes(docker: Engine, image: str, run: Path) -> None:
