@@ -73,6 +73,8 @@ def test_ftx_reads_what_xtuner_trained(ftx: Any, tmp_path: Path) -> None:
     assert ftx("xtuner", "adapter", PTH, "--base", BASE, "--out", "adapter").code == 0
     assert ftx("xtuner", "merge", PTH, "--base", BASE, "--out", "merged", "--dtype", "auto").code == 0
     assert read_json(tmp_path / "merged" / "config.json")["model_type"] == "internlm2"
+    ends = [read_json(tmp_path / name / "generation_config.json")["eos_token_id"] for name in ("adapter", "merged")]
+    assert ends[0] == ends[1]
     for form in ("adapter", "merged"):
         assert ftx("chat", form, "--once", QUESTION).out.strip() == ANSWER
     assert ftx("verify", "adapter", "merged").code == 0

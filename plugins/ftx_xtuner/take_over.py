@@ -11,6 +11,7 @@ from ftx.artifact import copy_companions, write_template
 from ftx.atomic import whole_folder
 from ftx.checkpoint_files import Checkpoint, read_json
 from ftx.data.named import named_templates
+from ftx.plan import generation_eos
 from ftx_xtuner.adapter import on_native_names, write_adapter
 from ftx_xtuner.config import TrainingConfig, read_config
 from ftx_xtuner.merge import set_dtype, write_merged, xtuners_dtype
@@ -107,7 +108,9 @@ def _travel(found: Found, family: ModelFamily, folder: Path) -> None:
     """Put the template of the training beside the weights, where the config names one."""
     template = named_templates().get(found.config.template or "")
     if template:
-        write_template(folder, template.jinja(), template.stop_ids(family.tokenizer(found.base)))
+        # The base's own stops too, which a merged model keeps: every form is to end at the same words.
+        stops = {*template.stop_ids(family.tokenizer(found.base)), *generation_eos(found.base)}
+        write_template(folder, template.jinja(), sorted(stops))
 
 
 def _refuse_existing(out: Path) -> None:
