@@ -16,6 +16,7 @@ import yaml
 from conftest import TINY, write_rows
 from ftx.containers.secret_files import secret_files
 from ftx.publish.credentials import token
+from ftx.publish.logins import save
 
 
 def mounts(argv: list[str]) -> dict[str, bool]:
@@ -102,6 +103,15 @@ def test_tokens_are_files_and_only_where_there_is_a_network(
     assert "--env=FTX_API_KEY_FILE=/run/secrets/FTX_API_KEY" in serving
     assert not any("HF_TOKEN" in word for word in serving)
     assert not any("secretsecret" in word for word in [*publishing, *serving])
+
+
+def test_a_login_goes_in_as_a_file_too(argv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert not any("HF_TOKEN" in word for word in argv("publish", "huggingface"))
+    save("https://huggingface.co", "huggingface", "ann", "hf_secretsecret", "file")
+    publishing = argv("publish", "huggingface")
+    assert "--env=HF_TOKEN_FILE=/run/secrets/HF_TOKEN" in publishing
+    assert not any("secretsecret" in word for word in publishing)
 
 
 def test_a_secret_file_is_its_readers_alone_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:

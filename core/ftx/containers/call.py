@@ -43,7 +43,7 @@ class Asked:
 def show(asked: Asked, registry: Registry) -> list[str]:
     """The engine's command, of which nothing is done; in place of each token's file stands a name that says so."""
     call = _call(asked, registry)
-    secrets = wanted_secrets(_ftx(asked), network=call.network != NONE)
+    secrets = wanted_secrets(_ftx(asked), registry, network=call.network != NONE)
     files = {name: Path(os.environ.get(f"{name}_FILE") or f"/FILE/OF/{name}") for name in secrets}
     try:
         engine = find_engine(asked.engine)
@@ -59,7 +59,7 @@ def carry_out(asked: Asked, registry: Registry, say: Callable[[str], None]) -> i
     image = engine.image(call.image)
     if image.version not in ("", "<no value>", __version__):
         say(f"note: {image.name} holds ftx {image.version}, and this is ftx {__version__}")
-    secrets = wanted_secrets(_ftx(asked), network=call.network != NONE)
+    secrets = wanted_secrets(_ftx(asked), registry, network=call.network != NONE)
     made = make_writable(call.mounts)
     try:
         refuse_unreadable(call.mounts, call.user)

@@ -7,10 +7,15 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from ftx.errors import RecipeError
 from ftx.publish.credentials import token
 from ftx.redaction import SECRET_VARIABLE
+
+if TYPE_CHECKING:
+    from ftx.contracts import Publisher
+    from ftx.plugins import Registry
 
 PLACE = "/run/secrets"  # where Docker's and Compose's secrets are, too
 SERVE_KEY = "FTX_API_KEY"
@@ -18,16 +23,25 @@ HUB_TOKENS = ("HF_TOKEN", "MODELSCOPE_API_TOKEN", "OPENXLAB_TOKEN", "FTX_GIT_TOK
 OTHERS = {"HF_TOKEN": "HF_TOKEN_PATH"}  # variables by which a hub's own client names a file
 
 
-def wanted_secrets(words: list[str], *, network: bool) -> dict[str, str]:
+def wanted_secrets(words: list[str], registry: Registry, *, network: bool) -> dict[str, str]:
     """The secrets that a command line may need inside, by variable; none where there is no network to use them on.
 
-    Raises RecipeError for a file that others may read.
+    They are those of variables, of files, and of `ftx login` for hubs that ask for no name beside a token. Raises
+    RecipeError for a file that others may read, HubError for a keyring that gives none.
     """
     if not network:
         return {}
     serves = words[:1] == ["serve"] or words[:2] == ["lmdeploy", "serve"]
     names = (SERVE_KEY,) if serves else (*HUB_TOKENS, SERVE_KEY, "SERPER_API_KEY")
-    return {name: value for name in names if (value := token(name))}
+    places = {} if serves else _addresses(registry)
+    return {name: value for name in names if (value := token(name, places.get(name)))}
+
+
+def _addresses(registry: Registry) -> dict[str, str]:
+    """Where hubs are whose token is all they ask for, by its variable."""
+    kinds = [cast("type[Publisher]", kind) for kind in registry.parts["publisher"].values()]
+    alone = [kind for kind in kinds if not any(field.is_required() for field in kind.model_fields.values())]
+    return {kind.variable: kind().login_address() for kind in alone if kind.variable and not kind.user_variable}
 
 
 @contextmanager
