@@ -20,6 +20,7 @@ from ftx import DataError, DataSource, FtxError, HubError, RecipeError, RowError
 from ftx.errors import StorageError
 from ftx.git_token import ASKPASS
 from ftx.plugins import load_registry
+from ftx.publish.logins import save
 from ftx_sources.huggingface import HuggingFace
 from ftx_sources.modelscope import ModelScope
 from ftx_sources.openxlab import OpenXLab
@@ -596,5 +597,12 @@ def test_a_base_model_comes_from_the_hub(remote: Remote, ftx: Any, tiny: Path, t
         result = ftx("plan", "--model", name, "--data", data)
         assert (result.code, words in result.err) == (code, True), result.err
         assert ("--model" in result.err) == (code == 5)
+    remote.server.add("ann/hidden", files, "main")
+    remote.server.private.add("ann/hidden")
+    words = ("plan", "--model", "huggingface:ann/hidden", "--data", data, "--json")
+    assert ftx(*words).code == 5
+    save(remote.server.url, "huggingface", "ann", TOKEN, "file")
+    result = ftx(*words)
+    assert result.code == 0, result.err
     remote.server.add("ann/rows", {"README.md": b"x"}, "main")
     assert "no model in transformers' form" in ftx("plan", "--model", "huggingface:ann/rows", "--data", data).err
