@@ -140,6 +140,8 @@ def test_apps_for_other_places(ftx: Any, hub: Hub, app: Path) -> None:
     entry = (app / "README.md").read_text("utf-8")
     (app / "README.md").write_text(entry.replace("entry_file: app.py", "entry_file: page.py"), "utf-8")
     assert "starts it by page.py, and there is no such file" in ftx(*hub.words(app)).err
+    (app / "README.md").write_text("---\ndeployspec: app.py\n---\n", "utf-8")
+    assert "write deployspec as" in ftx(*hub.words(app)).err
     (app / "README.md").write_text("---\nsdk: gradio\n---\n", "utf-8")
     result = ftx(*hub.words(app))
     assert (result.code, "make the app for modelscope" in result.err, hub.spaces) == (2, True, {}), result.err
