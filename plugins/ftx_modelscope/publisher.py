@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -77,6 +78,8 @@ class ModelScope(Publisher):
     def credential(self) -> Credential | None:
         if found := super().credential():
             return found
+        if find_spec("modelscope_hub") is None:  # without the client it left no login
+            return None
         saved = self._client(None).legacy.token
         return Credential(saved, None, "ms-hub login") if saved else None
 
