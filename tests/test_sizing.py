@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from ftx.artifact import Artifact
 from ftx.checkpoint_files import Checkpoint
 from ftx.errors import ModelError, OutOfMemory
 from ftx.publish.footprint import GIB, Footprint, estimated, footprint, weighed
 from ftx.publish.hardware import hardware, lent_by
-from ftx.publish.sizing import Demand, demand_of_app
+from ftx.publish.sizing import Demand, demand_of_app, told_of
 from ftx_internlm2.family import InternLM2
 from hub_servers import TOKEN
 from published import BASE, adapter_copy, made_once, merged_copy  # noqa: F401 (fixtures)
@@ -73,6 +74,11 @@ class TestFootprint:
         (tmp_path / "config.json").write_text(json.dumps({**config, "num_attention_heads": 0}), "utf-8")
         with pytest.raises(ModelError, match="num_attention_heads 0"):
             estimated(tmp_path)
+
+    def test_a_plan_reads_the_weights_no_second_time(self, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        artifact = Artifact.open(made / "run" / "adapter")
+        monkeypatch.setattr(Artifact, "open", lambda folder: pytest.fail("it was verified already"))
+        assert told_of(artifact.folder, "huggingface", artifact) is not None
 
     def test_a_large_one_is_not_loaded_unasked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from ftx.publish import footprint as module

@@ -74,11 +74,14 @@ class Weighed:
         return self.base or self.folder
 
 
-def weighed(path: Path, base: Path | None = None) -> Weighed:
-    """What lies in `path`: an app with its model, an artefact, a run, or a model's folder. Raises ModelError."""
+def weighed(path: Path, base: Path | None = None, known: Artifact | None = None) -> Weighed:
+    """What lies in `path`: an app with its model, an artefact, a run, or a model's folder. Raises ModelError.
+
+    `known`: the artefact in `path` where it was verified already, which reads all of it.
+    """
     if (path / "model" / "config.json").is_file():
         return Weighed(path / "model", None, {"name": "auto"})
-    artifact = Artifact.find(path) if path.is_dir() else None
+    artifact = known or (Artifact.find(path) if path.is_dir() else None)
     folder = artifact.folder if artifact else path
     if (folder / "adapter_config.json").is_file():
         from ftx.export.merge import adapter_base

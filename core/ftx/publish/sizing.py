@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ftx.artifact import Artifact
 from ftx.errors import ModelError, OutOfMemory
 from ftx.publish.footprint import GIB, Footprint, estimated, footprint, weighed
 from ftx.publish.hardware import Lent, Tier, hardware
@@ -170,13 +171,16 @@ def demand_of_app(folder: Path) -> Demand | None:
     return Demand.of(found, four_bit=four_bit)
 
 
-def told_of(folder: Path, kind: str, hub: str) -> dict[str, Any] | None:
-    """What an app asks for, or an app of a model would, on that hub; None where nothing is known."""
+def told_of(folder: Path, hub: str, artifact: Artifact | None) -> dict[str, Any] | None:
+    """What an app asks for, or an app of the model `artifact` would, on that hub; None where nothing is known."""
     lent = hardware().get(hub)
     if lent is None:
         return None
     try:
-        demand = demand_of_app(folder) if kind == "app" else Demand.of(footprint(weighed(folder), measure=False))
+        if artifact:
+            demand: Demand | None = Demand.of(footprint(weighed(folder, known=artifact), measure=False))
+        else:
+            demand = demand_of_app(folder)
     except ModelError:
         return None
     return demand.as_event([lent]) if demand else None
