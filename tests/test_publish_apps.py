@@ -90,6 +90,18 @@ class TestSpaces:
         assert (again.code, again.events[-1]["sent_files"]) == (0, 0), again.err
         assert place.server.settings[f"secrets {REPO}"] == {"SEARCH_KEY": "another-value"}
 
+    def test_it_is_asked_before_the_app_there_is_changed(
+        self, ftx: Any, place: Place, app: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert ftx(*place.words(app)).code == 0
+        monkeypatch.setenv("SEARCH_KEY", SECRET)
+        place.server.settings.clear()
+        for more in (["--secret", "SEARCH_KEY"], ["--variable", "A=b"], ["--hardware", "t4-small"]):
+            result = ftx(*[word for word in place.words(app, *more) if word != "--yes"])
+            assert (result.code, "nobody is there to be asked" in result.err) == (2, True), result.err
+        assert not place.server.settings and not place.server.spaces[REPO].get("hardware")
+        assert ftx(*[word for word in place.words(app) if word != "--yes"]).code == 0, "nothing is changed"
+
     def test_people_are_told_that_variables_are_public(self, ftx: Any, place: Place, app: Path) -> None:
         words = [word for word in place.words(app, "--variable", "APP_TITLE=Two cats", "--dry-run") if word != "--json"]
         assert "variables, public for all to read: APP_TITLE=Two cats" in " ".join(ftx(*words).err.split())
