@@ -147,6 +147,21 @@ def test_apps_for_other_places(ftx: Any, hub: Hub, app: Path) -> None:
     assert (result.code, "make the app for modelscope" in result.err, hub.spaces) == (2, True, {}), result.err
 
 
+def test_gits_address_holds_no_token(ftx: Any, hub: Hub, merged: Path) -> None:
+    result = ftx(*hub.words(merged, "--base", BASE, "--set", "by=git", "--set", "git=https://ann:hidden-word@git.org"))
+    assert (result.code, "holds more than an address" in result.err, "hidden-word" in result.err) == (2, True, False)
+
+
+def test_a_visibility_that_nobody_knows_is_not_taken_for_private() -> None:
+    from ftx_modelscope.studio import Studio
+
+    class Told(Studio):
+        def _about(self, repo: str, api: Any) -> dict[str, Any]:
+            return {"visibility": repo}
+
+    assert [Told()._private(one, None) for one in ("private", "public", "internal")] == [True, False, None]
+
+
 def test_a_model_by_git(ftx: Any, hub: Hub, merged: Path) -> None:
     words = hub.words(merged, "--base", BASE, "--set", "by=git")
     result = ftx(*words)

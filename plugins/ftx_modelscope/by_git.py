@@ -58,6 +58,6 @@ class ByGit(ModelScope):
 
     def _git(self, repo: str, api: Any) -> GitHost:
         endpoint = self.login_address()
-        host = (self.git or (OWN_GIT if endpoint == OWN else endpoint)).rstrip("/")
+        host = self.git or (OWN_GIT if endpoint == OWN else endpoint)
         found = self.credential()
         return GitHost(self.hub, f"{host}/{self.place}{repo}.git", USER, found.token if found else None, TOKEN)

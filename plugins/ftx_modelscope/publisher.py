@@ -17,11 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ftx import Bundle, FtxError, HubError, Identity, Publisher, RecipeError, Remote, RemoteFile
 from ftx.publish.answers import no_room, refused, store_refused, unreachable
 from ftx.publish.credentials import Credential, scrub
+from ftx.publish.git_publisher import plain_address
 
 TOKEN = "MODELSCOPE_API_TOKEN"  # noqa: S105 (the variable's name)
 BRANCH = "master"
@@ -60,6 +61,11 @@ class ModelScope(Publisher):
     )
     base_image: str | None = Field(None, description="a Studio's image; default: one with the app's Python and torch")
     wait: int = Field(900, ge=0, description="seconds to wait for a Studio to run; 0: do not wait")
+
+    @field_validator("git")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return None if value is None else plain_address(value, TOKEN)
 
     def for_kind(self, kind: str) -> Publisher:
         from ftx_modelscope.by_git import ByGit
