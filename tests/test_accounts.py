@@ -155,6 +155,13 @@ class TestFiles:
             logins.save("https://a.example.org", "git", "ann", TOKEN, "file")
 
 
+def test_whoami_without_a_hubs_client(ftx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODELSCOPE_API_TOKEN", raising=False)
+    monkeypatch.setitem(sys.modules, "modelscope_hub", None)
+    result = ftx("whoami", "modelscope")
+    assert (result.code, "there is no token for ModelScope" in result.err) == (5, True), result.err
+
+
 class TestLogin:
     @pytest.fixture(autouse=True)
     def _no_token(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from conftest import write_rows
 from ftx import DataError, DataSource, FtxError, HubError, RecipeError, RowError
 from ftx.errors import StorageError
-from ftx.git_token import ASKPASS
+from ftx.git_token import ASKPASS, for_command, own_environment
 from ftx.plugins import load_registry
 from ftx.publish.logins import save
 from ftx_sources.huggingface import HuggingFace
@@ -559,6 +559,14 @@ class TestGit:
         sentence = refused(remote.source().fingerprint)
         assert "Git LFS of http" in sentence and "a.jsonl" in sentence and "does not exist" in sentence
         assert remote.kept() == []
+
+
+def test_git_gets_the_token_for_commands_that_speak_to_the_host(tmp_path: Path) -> None:
+    whole = own_environment(tmp_path, "git.example.org", "ann", TOKEN)
+    assert "FTX_GIT_SECRET" not in for_command(whole, "init")
+    for command in ("ls-remote", "fetch", "lfs"):
+        given = for_command(whole, command)
+        assert (given["FTX_GIT_SECRET"], given["FTX_GIT_ASKED"]) == (TOKEN, str(tmp_path / "asked"))
 
 
 def test_several_processes_download_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
