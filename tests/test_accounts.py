@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -154,6 +155,13 @@ class TestFiles:
             logins.save("https://a.example.org", "git", "ann", TOKEN, "file")
 
 
+def test_whoami_without_a_hubs_client(ftx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODELSCOPE_API_TOKEN", raising=False)
+    monkeypatch.setitem(sys.modules, "modelscope_hub", None)
+    result = ftx("whoami", "modelscope")
+    assert (result.code, "there is no token for ModelScope" in result.err) == (5, True), result.err
+
+
 class TestLogin:
     @pytest.fixture(autouse=True)
     def _no_token(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +194,7 @@ class TestLogin:
         from ftx_sources import huggingface, modelscope
 
         logins.save(place.server.url, place.publisher, "ann", TOKEN, "file")
-        used = {"huggingface": huggingface._token, "modelscope": lambda: modelscope._client().legacy.token}
+        used = {"huggingface": huggingface.token_of_user, "modelscope": lambda: modelscope._client().legacy.token}
         assert used[place.publisher]() == TOKEN
 
     def test_one_that_cannot_be_read_hides_no_other(
@@ -213,6 +221,7 @@ class TestLogin:
         piped(monkeypatch, OTHER)
         result = ftx("login", place.publisher, "--token-stdin", "--store", "file")
         assert result.code == 5 and result.err.count("\n") == 1, result.err
+        assert "does not know this token" in result.err, result.err
         assert "nothing was stored" in result.err and OTHER not in result.err + result.out
         assert not logins.logins_file().exists()
         monkeypatch.setenv(place.token, OTHER)
@@ -325,10 +334,24 @@ class TestLogin:
         assert (result.code, f"run: ftx login {place.publisher}" in result.err) == (5, True), result.err
         assert ftx("logout", place.publisher).code == 0
 
+    @pytest.mark.parametrize("place", ["huggingface"], indirect=True)
+    def test_a_keyring_that_is_gone(self, ftx: Any, place: Place, ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+        piped(monkeypatch, TOKEN)
+        assert ftx("login", place.publisher, "--token-stdin").code == 0
+        for name in ("keyring", "keyring.errors"):
+            monkeypatch.setitem(sys.modules, name, None)
+        result = ftx("logout", place.publisher)
+        assert (result.code, "pip install 'ftx[keyring]'" in result.err) == (2, True), result.err
+        piped(monkeypatch, TOKEN)
+        assert ftx("login", place.publisher, "--token-stdin", "--store", "file").code == 0
+        (event,) = ftx("whoami", "--json").events
+        assert event["source"] == "ftx login (file)"
+
     def test_no_keyring(self, ftx: Any, place: Place, no_ring: None, monkeypatch: pytest.MonkeyPatch) -> None:
         piped(monkeypatch, TOKEN)
         result = ftx("login", place.publisher, "--token-stdin", "--store", "keyring")
         assert (result.code, "no keyring answers on this machine; leave --store out" in result.err) == (2, True)
+        assert not logins.logins_file().exists()
         monkeypatch.setitem(sys.modules, "keyring", None)
         result = ftx("login", place.publisher, "--token-stdin", "--store", "keyring")
         assert (result.code, "pip install 'ftx[keyring]'" in result.err) == (2, True), result.err
@@ -437,6 +460,27 @@ class TestGitHosts:
         piped(monkeypatch, TOKEN)
         result = ftx("login", host.url, "--user", "ann", "--token-stdin")
         assert (result.code, "--repo OWNER/NAME" in result.err) == (5, True), result.err
+        logins.save(host.url, "git", "ann", TOKEN, "file")
+        result = ftx("whoami", host.url)
+        assert (result.code, "--repo OWNER/NAME" in result.err) == (5, True), result.err
+        result = ftx("whoami", "--json")
+        assert (result.code, [event["event"] for event in result.events]) == (0, ["not_asked"]), result.err
+        assert "not asked; " in " ".join(ftx("whoami").err.split())
+        assert ftx("whoami", "--repo", REPO).code == 2
+        host.faults = []
+        host.new(REPO)
+        (event,) = ftx("whoami", host.url, "--repo", REPO, "--json").events
+        assert (event["user"], event["writes"]) == ("ann", True)
+
+    def test_a_variables_token_goes_to_no_host_that_was_logged_in_to(
+        self, ftx: Any, host: LfsHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        logins.save(host.url, "git", "ann", TOKEN, "file")
+        monkeypatch.setenv("FTX_GIT_TOKEN", OTHER)
+        (event,) = ftx("whoami", "--json").events
+        assert (event["user"], event["source"]) == ("ann", "ftx login (file)")
+        sent = re.findall(r"Basic (\S+)", "\n".join(host.heads))
+        assert sent and not [one for one in sent if OTHER in base64.b64decode(one).decode()]
 
     def test_not_in_clear(self, ftx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         piped(monkeypatch, TOKEN)
@@ -447,6 +491,14 @@ class TestGitHosts:
 
 
 class TestRedaction:
+    def test_a_secret_of_digits_leaves_json_whole(self, capsys: pytest.CaptureFixture[str]) -> None:
+        from ftx.console import Console
+
+        remember("12345678")
+        remember("e")
+        Console(json_lines=True).event({"event": "x", "count": 12345678, "says": ["it is 12345678"]})
+        assert json.loads(capsys.readouterr().out) == {"event": "x", "count": 12345678, "says": ["it is ***"]}
+
     def test_all_forms(self, monkeypatch: pytest.MonkeyPatch) -> None:
         secret = 'tok"n/+ü-6e1f-secret'
         remember(secret)

@@ -114,6 +114,19 @@ def test_a_login_goes_in_as_a_file_too(argv: Any, monkeypatch: pytest.MonkeyPatc
     assert not any("secretsecret" in word for word in publishing)
 
 
+def test_an_apps_tokens_and_secrets_go_in_too(argv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("GITHUB_TOKEN", "OPENXLAB_AK", "OPENXLAB_SK", "SEARCH_KEY", "SEARCH_WORD")
+    for name in names:
+        monkeypatch.setenv(name, "ghp-secretsecret")
+    monkeypatch.setenv("GITHUB_USER", "ann")
+    publishing = argv("publish", "openxlab", "--secret", "SEARCH_KEY", "--secret=SEARCH_WORD")
+    for name in names:
+        assert f"--env={name}_FILE=/run/secrets/{name}" in publishing
+    assert "--env=GITHUB_USER" in publishing
+    assert not any("secretsecret" in word for word in publishing)
+    assert not any("SEARCH_" in word for word in argv("publish", "openxlab"))
+
+
 def test_a_secret_file_is_its_readers_alone_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     with secret_files({"HF_TOKEN": "hf_secretsecret"}, (os.geteuid(), os.getegid())) as files:
         assert stat.S_IMODE(files["HF_TOKEN"].stat().st_mode) == 0o600

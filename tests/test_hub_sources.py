@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from conftest import write_rows
 from ftx import DataError, DataSource, FtxError, HubError, RecipeError, RowError
 from ftx.errors import StorageError
-from ftx.git_token import ASKPASS
+from ftx.git_token import ASKPASS, for_command, own_environment
 from ftx.plugins import load_registry
+from ftx.publish.logins import save
 from ftx_sources.huggingface import HuggingFace
 from ftx_sources.modelscope import ModelScope
 from ftx_sources.openxlab import OpenXLab
@@ -560,6 +561,14 @@ class TestGit:
         assert remote.kept() == []
 
 
+def test_git_gets_the_token_for_commands_that_speak_to_the_host(tmp_path: Path) -> None:
+    whole = own_environment(tmp_path, "git.example.org", "ann", TOKEN)
+    assert "FTX_GIT_SECRET" not in for_command(whole, "init")
+    for command in ("ls-remote", "fetch", "lfs"):
+        given = for_command(whole, command)
+        assert (given["FTX_GIT_SECRET"], given["FTX_GIT_ASKED"]) == (TOKEN, str(tmp_path / "asked"))
+
+
 def test_several_processes_download_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remote = _openxlab(tmp_path, monkeypatch)
     monkeypatch.setenv("FTX_CACHE", str(remote.cache))
@@ -596,5 +605,12 @@ def test_a_base_model_comes_from_the_hub(remote: Remote, ftx: Any, tiny: Path, t
         result = ftx("plan", "--model", name, "--data", data)
         assert (result.code, words in result.err) == (code, True), result.err
         assert ("--model" in result.err) == (code == 5)
+    remote.server.add("ann/hidden", files, "main")
+    remote.server.private.add("ann/hidden")
+    words = ("plan", "--model", "huggingface:ann/hidden", "--data", data, "--json")
+    assert ftx(*words).code == 5
+    save(remote.server.url, "huggingface", "ann", TOKEN, "file")
+    result = ftx(*words)
+    assert result.code == 0, result.err
     remote.server.add("ann/rows", {"README.md": b"x"}, "main")
     assert "no model in transformers' form" in ftx("plan", "--model", "huggingface:ann/rows", "--data", data).err

@@ -13,6 +13,7 @@ import test_publish_hubs
 from ftx.apps.make import make_app
 from ftx.plan import configured
 from ftx.plugins import load_registry
+from ftx.publish.logins import save
 from hub_publishing import Fault
 from hub_servers import TOKEN
 from test_publish_hubs import REPO, Place
@@ -89,6 +90,18 @@ class TestSpaces:
         assert (again.code, again.events[-1]["sent_files"]) == (0, 0), again.err
         assert place.server.settings[f"secrets {REPO}"] == {"SEARCH_KEY": "another-value"}
 
+    def test_it_is_asked_before_the_app_there_is_changed(
+        self, ftx: Any, place: Place, app: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert ftx(*place.words(app)).code == 0
+        monkeypatch.setenv("SEARCH_KEY", SECRET)
+        place.server.settings.clear()
+        for more in (["--secret", "SEARCH_KEY"], ["--variable", "A=b"], ["--hardware", "t4-small"]):
+            result = ftx(*[word for word in place.words(app, *more) if word != "--yes"])
+            assert (result.code, "nobody is there to be asked" in result.err) == (2, True), result.err
+        assert not place.server.settings and not place.server.spaces[REPO].get("hardware")
+        assert ftx(*[word for word in place.words(app) if word != "--yes"]).code == 0, "nothing is changed"
+
     def test_people_are_told_that_variables_are_public(self, ftx: Any, place: Place, app: Path) -> None:
         words = [word for word in place.words(app, "--variable", "APP_TITLE=Two cats", "--dry-run") if word != "--json"]
         assert "variables, public for all to read: APP_TITLE=Two cats" in " ".join(ftx(*words).err.split())
@@ -111,6 +124,19 @@ class TestSpaces:
         result = ftx(*place.words(app))
         assert (result.code, result.events[-1]["sent_files"]) == (0, 0), result.err
         assert [line for line in place.server.asked if line.startswith("POST") and "/restart" in line]
+
+    def test_one_that_was_paused_is_started(self, ftx: Any, place: Place, app: Path) -> None:
+        assert ftx(*place.words(app)).code == 0
+        place.server.stages = ["PAUSED"]
+        (app / "app.py").write_text((app / "app.py").read_text("utf-8") + "\n# changed\n", "utf-8")
+        result = ftx(*place.words(app))
+        assert result.code == 0, result.err
+        assert [line for line in place.server.asked if line.startswith("POST") and "/restart" in line]
+
+    def test_one_that_is_paused_meanwhile_does_not_run(self, ftx: Any, place: Place, app: Path) -> None:
+        place.server.stages = ["BUILDING", "PAUSED"]
+        result = ftx(*place.words(app))
+        assert (result.code, "does not run (PAUSED)" in result.err) == (5, True), result.err
 
     def test_a_gpu_lent_for_each_call(self, ftx: Any, place: Place, app: Path) -> None:
         result = ftx(*place.words(app, "--set", "hardware=zero-a10g"))
@@ -158,6 +184,9 @@ def test_secrets_that_would_not_stay_secret(
     assert "variables are public; give it as --secret OTHER" in refused(ftx, place, app, *public)
     assert "what looks like a" in refused(ftx, place, app, "--variable", "OTHER=hf_" + "a" * 34)
     assert f"the value of {place.token}" in refused(ftx, place, app, "--variable", f"OTHER={TOKEN}")
+    save("https://git.example.org", "git", "ann", "kept-by-a-login", "file")
+    held = refused(ftx, place, app, "--variable", "OTHER=see kept-by-a-login")
+    assert "a token that ftx login keeps" in held and "kept-by" not in held
     assert "write it as NAME=VALUE" in refused(ftx, place, app, "--variable", "OTHER")
     (app / "app.py").write_text(f"word = {SECRET!r}\n", "utf-8")
     assert "app.py holds the value of --secret SEARCH_WORD" in refused(ftx, place, app, "--secret", "SEARCH_WORD")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import pytest
 import yaml
 
 from ftx.artifact import Artifact
+from ftx.errors import HubError
 from ftx.export.receipt import read_receipt
+from ftx.publish.git_lfs import GitHost
 from hub_servers import git
 from lfs_server import Fault, LfsHost
 from published import BASE, adapter_copy, made_once, merged_copy  # noqa: F401 (fixtures)
@@ -465,6 +468,28 @@ def test_a_file_changed_while_it_is_sent(ftx: Any, host: LfsHost, adapter: Path)
     result = ftx(*words(host, adapter))
     assert (result.code, "was changed while it was sent" in result.err) == (7, True), result.err
     assert not (adapter / "publish.json").exists()
+
+
+class Short(BaseHTTPRequestHandler):
+    """Promises more than it gives, and hangs up."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *about: Any) -> None:
+        return
+
+
+def test_an_answer_of_lfs_that_is_cut() -> None:
+    with HTTPServer(("127.0.0.1", 0), Short) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{REPO}.git"
+        with pytest.raises(HubError, match="cannot be reached"):
+            GitHost("git", url, "ann", None, "FTX_GIT_TOKEN").refuse_missing({"0" * 64: 1})
 
 
 def test_the_host_of_the_git_publisher_is_named(ftx: Any, host: LfsHost, adapter: Path, monkeypatch: Any) -> None:

@@ -112,6 +112,18 @@ def test_apps_that_its_image_cannot_run(ftx: Any, host: LfsHost, tmp_path: Path)
     assert "app.py" not in git(host.root / f"{APP}.git", "for-each-ref")
 
 
+def test_settings_of_an_app_that_are_broken(ftx: Any, host: LfsHost, tmp_path: Path) -> None:
+    app = made(tmp_path, "openxlab")
+    words = ("publish", "openxlab", app, "--repo", APP, "--set", f"host={host.url}", "--yes")
+    (app / "requirements.txt").write_text("gradio==5rc1\n", "utf-8")
+    result = ftx(*words)
+    assert (result.code, "gradio 5rc1 does not install" in result.err) == (2, True), result.err
+    for name in ("settings.json", "app.json"):
+        (app / name).write_text("{", "utf-8")
+        result = ftx(*words)
+        assert (result.code, name in result.err, result.err.count("\n")) == (2, True, 1), result.err
+
+
 def test_secrets_of_an_app_are_typed_on_its_page(ftx: Any, host: LfsHost, tmp_path: Path) -> None:
     app = made(tmp_path, "openxlab")
     words = ("publish", "openxlab", app, "--repo", APP, "--set", f"host={host.url}", "--yes", "--variable", "A=b")

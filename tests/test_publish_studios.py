@@ -140,9 +140,26 @@ def test_apps_for_other_places(ftx: Any, hub: Hub, app: Path) -> None:
     entry = (app / "README.md").read_text("utf-8")
     (app / "README.md").write_text(entry.replace("entry_file: app.py", "entry_file: page.py"), "utf-8")
     assert "starts it by page.py, and there is no such file" in ftx(*hub.words(app)).err
+    (app / "README.md").write_text("---\ndeployspec: app.py\n---\n", "utf-8")
+    assert "write deployspec as" in ftx(*hub.words(app)).err
     (app / "README.md").write_text("---\nsdk: gradio\n---\n", "utf-8")
     result = ftx(*hub.words(app))
     assert (result.code, "make the app for modelscope" in result.err, hub.spaces) == (2, True, {}), result.err
+
+
+def test_gits_address_holds_no_token(ftx: Any, hub: Hub, merged: Path) -> None:
+    result = ftx(*hub.words(merged, "--base", BASE, "--set", "by=git", "--set", "git=https://ann:hidden-word@git.org"))
+    assert (result.code, "holds more than an address" in result.err, "hidden-word" in result.err) == (2, True, False)
+
+
+def test_a_visibility_that_nobody_knows_is_not_taken_for_private() -> None:
+    from ftx_modelscope.studio import Studio
+
+    class Told(Studio):
+        def _about(self, repo: str, api: Any) -> dict[str, Any]:
+            return {"visibility": repo}
+
+    assert [Told()._private(one, None) for one in ("private", "public", "internal")] == [True, False, None]
 
 
 def test_a_model_by_git(ftx: Any, hub: Hub, merged: Path) -> None:

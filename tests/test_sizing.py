@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from ftx.artifact import Artifact
 from ftx.checkpoint_files import Checkpoint
-from ftx.errors import OutOfMemory
+from ftx.errors import ModelError, OutOfMemory
 from ftx.publish.footprint import GIB, Footprint, estimated, footprint, weighed
 from ftx.publish.hardware import hardware, lent_by
-from ftx.publish.sizing import Demand
+from ftx.publish.sizing import Demand, demand_of_app, told_of
 from ftx_internlm2.family import InternLM2
 from hub_servers import TOKEN
 from published import BASE, adapter_copy, made_once, merged_copy  # noqa: F401 (fixtures)
@@ -65,6 +66,38 @@ class TestFootprint:
         assert event["measured"] is True and {one["hub"] for one in event["machines"]} == set(hardware())
         result = ftx("size", made / "run" / "adapter", "--base", made / "none")
         assert (result.code, "give --base FOLDER" in result.err) == (2, True), result.err
+        result = ftx("size", made / "run" / "adapter", "--base", made / "run")
+        assert (result.code, "has no config.json" in result.err) == (2, True), result.err
+
+    def test_a_config_without_heads(self, tmp_path: Path) -> None:
+        config = json.loads((BASE_FOLDER / "config.json").read_text("utf-8"))
+        (tmp_path / "config.json").write_text(json.dumps({**config, "num_attention_heads": 0}), "utf-8")
+        with pytest.raises(ModelError, match="num_attention_heads 0"):
+            estimated(tmp_path)
+
+    def test_a_plan_reads_the_weights_no_second_time(self, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        artifact = Artifact.open(made / "run" / "adapter")
+        monkeypatch.setattr(Artifact, "open", lambda folder: pytest.fail("it was verified already"))
+        assert told_of(artifact.folder, "huggingface", artifact) is not None
+
+    def test_a_large_one_is_not_loaded_unasked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from ftx.publish import footprint as module
+
+        monkeypatch.setattr(module, "_available", lambda: 1 << 40)
+        monkeypatch.setattr(module, "_measured", lambda what: pytest.fail("nobody asked"))
+        large(tmp_path / "app" / "model", 3 * 10**9)
+        demand = demand_of_app(tmp_path / "app")
+        assert demand is not None and not demand.footprint.measured
+
+    def test_a_containers_limit_bounds_what_is_free(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from ftx.publish import footprint as module
+
+        limit = tmp_path / "memory.max"
+        monkeypatch.setattr(module, "LIMITS", (limit, tmp_path / "none"))
+        limit.write_text("max\n", "utf-8")
+        free = module._available()
+        limit.write_text("1048576\n", "utf-8")
+        assert free is not None and free > 1 << 20 == module._available()
 
     def test_measured_once(self, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from ftx.publish import footprint as module
@@ -87,7 +120,10 @@ class TestFootprint:
         watched = module._watched
 
         def looking(process: Any) -> tuple[int, int]:
-            seen.append((Path("/proc") / str(process.pid) / "environ").read_bytes())
+            environment = Path("/proc") / str(process.pid) / "environ"
+            while not (told := environment.read_bytes()) and process.poll() is None:
+                continue  # it has just begun: for a moment the system tells none
+            seen.append(told)
             return watched(process)
 
         monkeypatch.setattr(module, "_watched", looking)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ftx.redaction import scrub
+from ftx.redaction import scrub, scrub_within
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -26,7 +26,7 @@ def _visible(text: str) -> str:
 
 def _print_json(value: Mapping[str, Any]) -> None:
     """One line of JSON; half a character, which UTF-8 cannot hold, stands as JSON's escape for it."""
-    line = scrub(json.dumps(value, ensure_ascii=False))
+    line = json.dumps(scrub_within(value), ensure_ascii=False)
     print(line.encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)
 
 
@@ -155,7 +155,7 @@ class Console:
         self.close()
         what = f"{event['sent_files']} files sent" if event["sent_files"] else "it was all there already"
         seen = "public" if event["public"] else "not made public"
-        self.say(f"{event['address']} holds it at {event['revision'][:12]}, {seen}; {what}")
+        self.say(f"{event['address']} holds it at {event['revision']}, {seen}; {what}")
         for step in event["by_hand"]:
             self.say(step)
 

@@ -54,6 +54,10 @@ class HubError(FtxError):
     kind = "hub"
 
 
+class RepositoryWanted(HubError):
+    """A host tells nothing of a token before it is told of a repository of the user's."""
+
+
 class Interrupted(FtxError):
     """Stopped by SIGINT or SIGTERM after a checkpoint was saved."""
 

@@ -9,6 +9,7 @@ The script reads FTX_GIT_HOST (host and port), FTX_GIT_USER and FTX_GIT_SECRET f
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 ASKPASS = """#!/bin/sh
@@ -25,6 +26,7 @@ case $1 in
 esac
 """
 USER = "oauth2"  # what git hosts take for the name beside a token when none is given
+REMOTE = ("ls-remote", "fetch", "push", "lfs")  # commands of git that speak to the host
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 # All that git needs of the user's environment: nothing that changes what it does, and no other token.
 PASSED = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
@@ -54,3 +56,15 @@ def own_environment(private: Path, host: str, user: str, secret: str | None) -> 
         "FTX_GIT_USER": user,
         "FTX_GIT_SECRET": secret or "",
     }
+
+
+def for_command(environment: Mapping[str, str], command: str) -> dict[str, str]:
+    """The environment of one command of git, from that of `own_environment`.
+
+    The token is in it when the command speaks to the host, for 60 questions.
+    """
+    if command not in REMOTE:
+        return {name: value for name, value in environment.items() if name != "FTX_GIT_SECRET"}
+    asked = Path(environment["HOME"], "asked")
+    asked.unlink(missing_ok=True)
+    return {**environment, "FTX_GIT_ASKED": str(asked)}

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
@@ -27,8 +27,8 @@ _remembered: set[str] = set()
 
 
 def remember(secret: str) -> None:
-    """Keep `secret` out of all that is printed from now on."""
-    if secret:
+    """Keep `secret` out of all that is printed from now on; a shorter one would be found anywhere."""
+    if len(secret) >= SHORTEST_SECRET:
         _remembered.add(secret)
 
 
@@ -48,6 +48,17 @@ def scrub(text: str, secret: str | None = None) -> str:
             if form in text:
                 text = text.replace(form, HIDDEN)
     return text
+
+
+def scrub_within(value: Any) -> Any:
+    """A JSON value with every text in it scrubbed, the names of fields left as they are."""
+    if isinstance(value, str):
+        return scrub(value)
+    if isinstance(value, Mapping):
+        return {key: scrub_within(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [scrub_within(one) for one in value]
+    return value
 
 
 def _of_environment() -> Iterator[str]:

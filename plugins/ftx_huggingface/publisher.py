@@ -60,9 +60,17 @@ class HuggingFace(Publisher):
 
     def identify(self, token: str, user: str | None, repo: str | None) -> Identity:
         from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
 
         with self._asking("your account"):
-            about = HfApi(endpoint=_endpoint(), library_name="ftx").whoami(token=token)
+            try:
+                about = HfApi(endpoint=_endpoint(), library_name="ftx").whoami(token=token)
+            except HfHubHTTPError as error:
+                if error.response.status_code != 401:
+                    raise
+                raise HubError(
+                    f"{self.hub} does not know this token: copy it whole from {self.settings_page}"
+                ) from None
         return _identity(about)
 
     def listed(self, repo: str, revision: str | None = None) -> Remote | None:

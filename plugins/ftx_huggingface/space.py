@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SDKS = ("gradio", "docker", "static")
 FAILED = ("BUILD_ERROR", "CONFIG_ERROR", "NO_APP_FILE", "RUNTIME_ERROR")
+STARTED = ("RUNNING", "SLEEPING")
 HALTED = ("STOPPED", "PAUSED")
 WORKING = ("BUILDING", "RUNNING_BUILDING", "APP_STARTING", "RUNNING_APP_STARTING")
 POLL = 2.0  # seconds
@@ -68,7 +69,8 @@ class Space(HuggingFace):
             return
         api = self._api()
         with self._asking(repo):
-            if not changed and str(api.get_space_runtime(repo).stage) in (*FAILED, *HALTED):
+            stage = str(api.get_space_runtime(repo).stage)
+            if stage in HALTED or (not changed and stage in FAILED):  # a commit alone wakes no halted one
                 api.restart_space(repo)
                 changed = True
             try:
@@ -79,7 +81,7 @@ class Space(HuggingFace):
                 raise HubError(
                     f"{self.address(repo)} holds the app, and does not run after {self.wait} s; look at its page"
                 ) from None
-            if stage not in FAILED:
+            if stage in STARTED:
                 return
             log = list(api.fetch_space_logs(repo, build=stage in ("BUILD_ERROR", "CONFIG_ERROR")))
         said = [line.strip() for part in log for line in part.splitlines() if line.strip()][-LOG_LINES:]

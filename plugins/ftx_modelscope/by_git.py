@@ -49,7 +49,7 @@ class ByGit(ModelScope):
             raise HubError(f"{self.hub} made {repo}, and does not show it yet; run the same command again")
         return self._git(repo, api).push(bundle, remote, sent)
 
-    def _private(self, repo: str, api: Any) -> bool:
+    def _private(self, repo: str, api: Any) -> bool | None:
         about: Mapping[str, Any] = api.legacy.get_repo_info(repo, "model")
         return about.get("Visibility") != PUBLIC
 
@@ -58,6 +58,6 @@ class ByGit(ModelScope):
 
     def _git(self, repo: str, api: Any) -> GitHost:
         endpoint = self.login_address()
-        host = (self.git or (OWN_GIT if endpoint == OWN else endpoint)).rstrip("/")
+        host = self.git or (OWN_GIT if endpoint == OWN else endpoint)
         found = self.credential()
         return GitHost(self.hub, f"{host}/{self.place}{repo}.git", USER, found.token if found else None, TOKEN)

@@ -12,15 +12,17 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ftx import Bundle, FtxError, HubError, Identity, Publisher, RecipeError, Remote, RemoteFile
 from ftx.publish.answers import no_room, refused, store_refused, unreachable
 from ftx.publish.credentials import Credential, scrub
+from ftx.publish.git_publisher import plain_address
 
 TOKEN = "MODELSCOPE_API_TOKEN"  # noqa: S105 (the variable's name)
 BRANCH = "master"
@@ -60,6 +62,11 @@ class ModelScope(Publisher):
     base_image: str | None = Field(None, description="a Studio's image; default: one with the app's Python and torch")
     wait: int = Field(900, ge=0, description="seconds to wait for a Studio to run; 0: do not wait")
 
+    @field_validator("git")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return None if value is None else plain_address(value, TOKEN)
+
     def for_kind(self, kind: str) -> Publisher:
         from ftx_modelscope.by_git import ByGit
         from ftx_modelscope.studio import Studio
@@ -77,6 +84,8 @@ class ModelScope(Publisher):
     def credential(self) -> Credential | None:
         if found := super().credential():
             return found
+        if find_spec("modelscope_hub") is None:  # without the client it left no login
+            return None
         saved = self._client(None).legacy.token
         return Credential(saved, None, "ms-hub login") if saved else None
 

@@ -17,6 +17,7 @@ from ftx.publish.licence import card_head
 from ftx_modelscope.by_git import ByGit
 from ftx_modelscope.publisher import LICENCES, TOKEN, ModelScope, licence_of
 
+VISIBILITIES = {"private": True, "public": False}  # whether it is private; of others nothing is known
 PYTHON = "py311"  # of the images that the hub offers, as their names tell it
 RUNNING = "running"
 FAILED = ("failed", "error", "stopped")  # what the names of the stages of those that do not run end in
@@ -43,7 +44,10 @@ class Studio(ByGit):
                 "the app's README.md has no head for a Studio (domain, deployspec); make the app for modelscope: "
                 "ftx app new TEMPLATE --target modelscope"
             )
-        entry = (head.get("deployspec") or {}).get("entry_file", "app.py")
+        spec = head.get("deployspec") or {}
+        if not isinstance(spec, dict):
+            raise RecipeError("the app's README.md: write deployspec as entry_file: app.py on a line of its own")
+        entry = str(spec.get("entry_file", "app.py"))
         if not (folder / entry).is_file():
             raise RecipeError(f"the app's README.md starts it by {entry}, and there is no such file")
         head["license"] = LICENCES.get(str(head.get("license")), head.get("license", "other"))
@@ -133,10 +137,12 @@ class Studio(ByGit):
         about: Mapping[str, Any] = api.openapi.get_studio(owner, name)
         return about
 
-    def _private(self, repo: str, api: Any) -> bool:
+    def _private(self, repo: str, api: Any) -> bool | None:
         about = self._about(repo, api)
         told = about.get("visibility")
-        return told == "private" if isinstance(told, str) else bool(about.get("private", True))
+        if isinstance(told, str):
+            return VISIBILITIES.get(told)
+        return bool(about.get("private", True))
 
     def _create(self, repo: str, api: Any, bundle: Bundle) -> None:
         sdk = _sdk(bundle.folder)

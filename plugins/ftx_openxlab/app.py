@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from ftx.checkpoint_files import read_json
 from ftx.contracts import Bundle, Publisher
 from ftx.errors import RecipeError
 from ftx.publish.app_settings import fetched_model
@@ -61,7 +62,7 @@ class OpenXLabApp(GitPublisher):
         if not (folder / "app.py").is_file():
             problems.append("app.py is missing: OpenXLab starts an app by it")
         for package, version in _pins(folder).items():
-            if package in TOO_NEW and int(version.partition(".")[0]) >= TOO_NEW[package]:
+            if package in TOO_NEW and _major(version) >= TOO_NEW[package]:
                 problems.append(
                     f"requirements.txt: {package} {version} does not install on OpenXLab's Python {PYTHON}; take one "
                     f"before {TOO_NEW[package]}"
@@ -105,15 +106,19 @@ class OpenXLabApp(GitPublisher):
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _pins(folder: Path) -> dict[str, str]:
     path = folder / "requirements.txt"
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    found = (re.match(r"([\w-]+)\s*==\s*(\d[\w.]*)", line) for line in lines)
+    found = (re.match(r"([\w-]+)\s*==\s*(\d+[\w.]*)", line) for line in lines)
     return {one[1].lower(): one[2] for one in found if one}
+
+
+def _major(version: str) -> int:
+    """Of a version that begins with a digit, as 5rc1."""
+    return int("".join(takewhile(str.isdecimal, version)))
 
 
 def _page(bundle: Bundle) -> str:

@@ -34,7 +34,7 @@ class HuggingFace(Snapshot):
     def _find_commit(self) -> str:
         from huggingface_hub import HfApi
 
-        api = HfApi(endpoint=endpoint(), token=_token(), library_name="ftx")
+        api = HfApi(endpoint=endpoint(), token=token_of_user(), library_name="ftx")
         with self._asking():
             return str(api.resolve_revision(self.repo, repo_type=self.repo_type, revision=self.revision).resolved)
 
@@ -50,7 +50,7 @@ class HuggingFace(Snapshot):
                 # Hidden names, but not "..": the client refuses that, where leaving it out would hide it.
                 ignore_patterns=[start + name for name in (".[!.]*", *sorted(NO_DATA)) for start in ("", "*/")],
                 endpoint=endpoint(),
-                token=_token(),
+                token=token_of_user(),
                 library_name="ftx",
             )
         return Path(folder)
@@ -103,7 +103,7 @@ class HuggingFace(Snapshot):
 
     def _refused(self) -> HubError:
         # Without a token the hub does not tell a private repository from none.
-        if _token() is None:
+        if token_of_user() is None:
             return HubError(f"{self.repo} on {self.hub} does not exist or is private: set HF_TOKEN if it is private")
         return HubError(f"{self.hub} refuses access to {self.repo} with this token: check HF_TOKEN and its rights")
 
@@ -135,7 +135,8 @@ def _any_case(ending: str) -> str:
     return "*" + "".join(f"[{char}{char.upper()}]" if char.isalpha() else char for char in ending)
 
 
-def _token() -> str | None:
+def token_of_user() -> str | None:
+    """HF_TOKEN, that of `ftx login`, or that of `hf auth login`; None without any."""
     from huggingface_hub import get_token
 
     return token("HF_TOKEN", endpoint() or DEFAULT) or get_token()
@@ -143,4 +144,4 @@ def _token() -> str | None:
 
 def _line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return scrub(lines[0] if lines else type(error).__name__, _token())
+    return scrub(lines[0] if lines else type(error).__name__, token_of_user())

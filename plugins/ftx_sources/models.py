@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftx.errors import HubError
-from ftx_sources.huggingface import HuggingFace, endpoint
+from ftx_sources.huggingface import HuggingFace, endpoint, token_of_user
 
 # What a model folder is read from, and the code that goes along for older tools.
 BESIDES = ("*.json", "*.model", "*.txt", "*.jinja", "*.py")
@@ -31,6 +31,7 @@ class HuggingFaceModel(HuggingFace):
         if constants.is_offline_mode():
             return [*BESIDES, *WEIGHTS]
         with self._asking():
-            names = HfApi(endpoint=endpoint(), library_name="ftx").list_repo_files(self.repo, revision=self.commit)
+            api = HfApi(endpoint=endpoint(), token=token_of_user(), library_name="ftx")
+            names = api.list_repo_files(self.repo, revision=self.commit)
         stored = [kind for kind in WEIGHTS if any(Path(name).match(kind) for name in names)]
         return [*BESIDES, *stored[:1]]

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 
 from ftx.atomic import sha256_of
 from ftx.errors import DataError, FtxError, HubError, RecipeError, StorageError, did_you_mean
-from ftx.git_token import LOOPBACK, USER, own_environment
+from ftx.git_token import LOOPBACK, USER, for_command, own_environment
 from ftx.publish.credentials import credential, scrub
 from ftx.publish.git_lfs import POINTER, POINTER_SIZE
 from ftx_sources.snapshot import CachedSnapshot
@@ -220,7 +220,7 @@ class _Git:
         done = subprocess.run(
             ["git", *options, *arguments],
             cwd=self.folder,
-            env=self.environment,
+            env=for_command(self.environment, arguments[0]),
             input=given,
             stdin=subprocess.DEVNULL if given is None else None,
             stdout=out,

@@ -82,7 +82,7 @@ def publish(
         _show(plan, console)
         if dry_run:
             return
-        if not yes and (public or not plan.done):
+        if not yes and (public or not plan.done or _changes_app(plan)):
             _confirm(plan)
         try:
             carry_out(plan, console.event)
@@ -92,13 +92,18 @@ def publish(
 
 def _machine(publisher: type[Publisher], hardware: str | None) -> tuple[str, ...]:
     """--hardware as an option of the publisher, where it has that. Raises RecipeError for a machine nobody lends."""
-    from ftx.publish.hardware import lent_by
+    from ftx.errors import RecipeError
+    from ftx.publish.hardware import hardware as table
     from ftx.publish.sizing import ANY
 
     if hardware in (None, ANY):
         return ()
-    tier = lent_by(publisher.name).tier(str(hardware))
-    return (f"hardware={tier.name}",) if "hardware" in publisher.model_fields else ()
+    lent = table().get(publisher.name)
+    if lent is None:
+        raise RecipeError(f"--hardware: {publisher.hub} runs no apps; leave it out")
+    settable = "hardware" in publisher.model_fields
+    tier = lent.tier(str(hardware), settable=settable)
+    return (f"hardware={tier.name}",) if settable else ()
 
 
 def _asked_repo(path: Path) -> str:
@@ -117,7 +122,14 @@ def _confirm(plan: Prepared) -> None:
     told = plan.remote is None or plan.remote.private
     private = "as a private repository" if told else "(only its page tells whether it is private)"
     seen = "for everyone to see" if plan.wish.public else private
-    click.confirm(f"send it to {plan.publisher.address(plan.wish.repo)} {seen}?", abort=True, err=True)
+    address = plan.publisher.address(plan.wish.repo)
+    question = f"send it to {address} {seen}?" if plan.wish.public or not plan.done else f"change the app at {address}?"
+    click.confirm(question, abort=True, err=True)
+
+
+def _changes_app(plan: Prepared) -> bool:
+    """Whether secrets, variables or the machine of the app there are set, be its files there or not."""
+    return plan.subject.kind == "app" and bool(plan.wish.settings or getattr(plan.publisher, "hardware", None))
 
 
 def _show(plan: Prepared, console: Console) -> None:

@@ -42,6 +42,7 @@ TRAVEL = {
     "MODELSCOPE_ENDPOINT",
     "OPENXLAB_USER",
     "FTX_GIT_USER",
+    "GITHUB_USER",
 }
 TRAVEL_BY = ("OMP_", "NCCL_", "GLOO_", "TORCH_")
 

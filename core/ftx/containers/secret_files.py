@@ -6,10 +6,12 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ftx.errors import RecipeError
+from ftx.publish.app_settings import NAME
 from ftx.publish.credentials import token
 from ftx.redaction import SECRET_VARIABLE
 
@@ -19,7 +21,15 @@ if TYPE_CHECKING:
 
 PLACE = "/run/secrets"  # where Docker's and Compose's secrets are, too
 SERVE_KEY = "FTX_API_KEY"
-HUB_TOKENS = ("HF_TOKEN", "MODELSCOPE_API_TOKEN", "OPENXLAB_TOKEN", "FTX_GIT_TOKEN")
+HUB_TOKENS = (
+    "HF_TOKEN",
+    "MODELSCOPE_API_TOKEN",
+    "OPENXLAB_TOKEN",
+    "OPENXLAB_AK",
+    "OPENXLAB_SK",
+    "FTX_GIT_TOKEN",
+    "GITHUB_TOKEN",
+)
 OTHERS = {"HF_TOKEN": "HF_TOKEN_PATH"}  # variables by which a hub's own client names a file
 
 
@@ -32,9 +42,18 @@ def wanted_secrets(words: list[str], registry: Registry, *, network: bool) -> di
     if not network:
         return {}
     serves = words[:1] == ["serve"] or words[:2] == ["lmdeploy", "serve"]
-    names = (SERVE_KEY,) if serves else (*HUB_TOKENS, SERVE_KEY, "SERPER_API_KEY")
+    names = (SERVE_KEY,) if serves else (*HUB_TOKENS, SERVE_KEY, "SERPER_API_KEY", *_named(words))
     places = {} if serves else _addresses(registry)
     return {name: value for name in names if (value := token(name, places.get(name)))}
+
+
+def _named(words: list[str]) -> list[str]:
+    """The variables whose values `ftx publish --secret NAME` hands to an app."""
+    if words[:1] != ["publish"]:
+        return []
+    apart = [name for option, name in pairwise(words) if option == "--secret"]
+    joined = [word.removeprefix("--secret=") for word in words if word.startswith("--secret=")]
+    return [name for name in (*apart, *joined) if NAME.fullmatch(name)]
 
 
 def _addresses(registry: Registry) -> dict[str, str]:

@@ -10,6 +10,7 @@ from ftx.contracts import Identity, Publisher
 from ftx.errors import FtxError, HubError, RecipeError
 from ftx.plugins import Registry
 from ftx.publish import logins
+from ftx.publish.credentials import Credential
 from ftx.publish.logins import Login, Store
 from ftx.redaction import remember
 
@@ -83,16 +84,20 @@ def logout(hub: Publisher) -> Login:
     return found
 
 
-def whoami(hub: Publisher) -> Account:
-    """Who the hub takes the user for. Raises HubError without a token, and for one that the hub does not know."""
-    found = hub.credential()
+def whoami(hub: Publisher, login: Login | None = None, repo: str | None = None) -> Account:
+    """Who the hub takes the user for, by its own token, or by that of `login` alone.
+
+    Raises HubError without a token and for one that the hub does not know, RepositoryWanted where it tells nothing
+    without `repo`, a repository of the user's.
+    """
+    found = Credential(logins.secret_of(login), login.user, _source(login)) if login else hub.credential()
     if found is None:
         raise HubError(f"there is no token for {hub.hub}: run ftx login {name_of(hub)}, or set {hub.variable}")
     remember(found.token)
     try:
-        identity = hub.identify(found.token, found.user, None)
+        identity = hub.identify(found.token, found.user, repo)
     except HubError as error:
-        raise HubError(*(f"{problem} (token of {found.source})" for problem in error.problems)) from None
+        raise type(error)(*(f"{problem} (token of {found.source})" for problem in error.problems)) from None
     return _account(hub, identity, found.user, found.source)
 
 
@@ -101,20 +106,22 @@ def name_of(hub: Publisher) -> str:
     return hub.login_address() if hub.name == "git" else hub.name
 
 
-def known(registry: Registry) -> Iterator[Publisher]:
+def known(registry: Registry) -> Iterator[tuple[Publisher, Login | None]]:
     """Every hub that has a token, readable or not: of those with an address of their own, and of those logged in to.
 
+    With a host that was logged in to goes its login: a variable's token is for the host that the user names with it.
     Raises RecipeError when the list of logins cannot be read.
     """
     told: set[str] = set()
-    kept = [(one.hub, {"host": one.place}) for one in logins.all_logins()]
-    for name, given in [*((name, {}) for name in registry.parts["publisher"]), *kept]:
-        hub = _made(name, given, registry)
+    ours: list[tuple[str, Login | None]] = [(name, None) for name in registry.parts["publisher"]]
+    for name, login in [*ours, *((one.hub, one) for one in logins.all_logins())]:
+        hub = _made(name, {"host": login.place} if login else {}, registry)
         if hub is None or not hub.variable or logins.normal(hub.login_address()) in told:
             continue
-        if _has_token(hub):
+        theirs = login if "host" in type(hub).model_fields else None
+        if theirs or _has_token(hub):
             told.add(logins.normal(hub.login_address()))
-            yield hub
+            yield hub, theirs
 
 
 def _has_token(hub: Publisher) -> bool:

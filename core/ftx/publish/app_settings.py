@@ -10,7 +10,7 @@ from pathlib import Path
 from ftx.checkpoint_files import read_json
 from ftx.contracts import AppSettings, Publisher
 from ftx.errors import HubError, RecipeError
-from ftx.publish.credentials import token
+from ftx.publish.credentials import login_tokens, token
 from ftx.publish.gate import GateError, credentials_in
 from ftx.redaction import SHORTEST_SECRET
 
@@ -48,6 +48,8 @@ def _variable(given: str, secrets: Mapping[str, str]) -> tuple[str, str]:
     found = next(iter(credentials_in(os.fsencode(value))), None)
     if found is None:
         found = next((f"the value of --secret {one}" for one, kept in secrets.items() if kept in value), None)
+    if found is None and any(one in value for one in login_tokens()):
+        found = "a token that ftx login keeps"
     if found:
         raise GateError(f"--variable {name} holds {found}, and variables are public; give it as --secret {name}")
     return name, value

@@ -25,6 +25,7 @@ GIB = 2**30
 POLL = 0.01  # seconds between two looks at the process's memory
 AROUND = 0.4  # GiB of Python, torch and transformers, measured with torch 2.13 and transformers 5.23
 PAGE = 0.3  # GiB of the page's own libraries beside them: gradio or streamlit
+LIMITS = tuple(Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory/memory.limit_in_bytes"))
 LAYOUT = 2  # to be raised when what is measured changes
 
 
@@ -73,11 +74,14 @@ class Weighed:
         return self.base or self.folder
 
 
-def weighed(path: Path, base: Path | None = None) -> Weighed:
-    """What lies in `path`: an app with its model, an artefact, a run, or a model's folder. Raises ModelError."""
+def weighed(path: Path, base: Path | None = None, known: Artifact | None = None) -> Weighed:
+    """What lies in `path`: an app with its model, an artefact, a run, or a model's folder. Raises ModelError.
+
+    `known`: the artefact in `path` where it was verified already, which reads all of it.
+    """
     if (path / "model" / "config.json").is_file():
         return Weighed(path / "model", None, {"name": "auto"})
-    artifact = Artifact.find(path) if path.is_dir() else None
+    artifact = known or (Artifact.find(path) if path.is_dir() else None)
     folder = artifact.folder if artifact else path
     if (folder / "adapter_config.json").is_file():
         from ftx.export.merge import adapter_base
@@ -93,6 +97,8 @@ def weighed(path: Path, base: Path | None = None) -> Weighed:
 def _there(base: Path) -> Path:
     if not base.is_dir():
         raise ModelError(f"the base model {base} is not there; give --base FOLDER")
+    if not (base / "config.json").is_file():
+        raise ModelError(f"the base model {base} has no config.json; give --base FOLDER, a model's folder")
     return base
 
 
@@ -126,6 +132,8 @@ def estimated(folder: Path) -> Footprint:
     text = next((config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), dict)), config)
     try:
         heads = int(text.get("num_attention_heads", 1))
+        if heads < 1:
+            raise ValueError(f"num_attention_heads {heads}")
         wide = int(text.get("head_dim") or int(text["hidden_size"]) // heads)
         layers, kv_heads = int(text["num_hidden_layers"]), int(text.get("num_key_value_heads") or heads)
         vocabulary = int(text["vocab_size"])
@@ -140,9 +148,21 @@ def estimated(folder: Path) -> Footprint:
 
 
 def _available() -> int | None:
-    """Bytes of memory that this machine has free for another process; None where the system does not tell."""
-    found = _status(Path("/proc/meminfo"), ("MemAvailable",))
-    return found or None
+    """Bytes of memory that this machine has free for another process, at most what our own container may take.
+
+    None where the system does not tell.
+    """
+    found = [_status(Path("/proc/meminfo"), ("MemAvailable",)), *map(_limit, LIMITS)]
+    return min(filter(None, found), default=None)
+
+
+def _limit(path: Path) -> int | None:
+    """What a control group may take, in bytes; None where it has no bound."""
+    try:
+        said = path.read_text("utf-8").strip()
+    except OSError:
+        return None
+    return int(said) if said.isdigit() else None
 
 
 def _measured(what: Weighed) -> Footprint:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -24,8 +25,8 @@ from urllib.parse import urlsplit
 
 from ftx.atomic import sha256_of
 from ftx.contracts import Bundle, Remote, RemoteFile
-from ftx.errors import FtxError, HubError, RecipeError, StorageError
-from ftx.git_token import LOOPBACK, own_environment
+from ftx.errors import FtxError, HubError, RecipeError, RepositoryWanted, StorageError
+from ftx.git_token import LOOPBACK, for_command, own_environment
 from ftx.publish.answers import no_room, refused, unreachable
 from ftx.publish.credentials import scrub
 from ftx.publish.lfs_check import missing
@@ -64,7 +65,6 @@ POINTER = re.compile(
 )
 POINTER_SIZE = 1024  # bytes; Git LFS takes nothing longer for a pointer
 ATTRIBUTES = ".gitattributes"
-REMOTE = ("ls-remote", "fetch", "push", "lfs")  # commands of git that speak to the host
 TRACKED = "filter=lfs diff=lfs merge=lfs -text"
 POLL = 0.2  # seconds between two looks at git-lfs's progress
 
@@ -162,7 +162,7 @@ class GitHost:
             if not _knows_no_repository(error) and "does not let this token write" not in str(error):
                 raise
             if not replace(self, secret=None)._asks_for_token():
-                raise HubError(
+                raise RepositoryWanted(
                     f"{self.hub} looks at no token before it knows the repository: name one of yours, empty or not, "
                     "with --repo OWNER/NAME"
                 ) from None
@@ -239,7 +239,7 @@ class GitHost:
         except HTTPError as error:
             with error:
                 raise self.refusal(f"fatal: The requested URL returned error: {error.code}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             raise unreachable(self.hub, self.url, scrub(str(error), self.secret)) from None
         if lacking:
             raise HubError(
@@ -274,7 +274,7 @@ class Git:
         done = subprocess.run(
             self._words(arguments),
             cwd=self.folder,
-            env=self._given(arguments),
+            env=for_command(self.environment, arguments[0]),
             input=given,
             stdin=subprocess.DEVNULL if given is None else None,
             capture_output=True,
@@ -287,14 +287,6 @@ class Git:
     def _words(self, arguments: Sequence[str]) -> list[str]:
         options = (*OPTIONS, f"lfs.transfer.maxretries={self.host.retries}")
         return ["git", *(word for option in options for word in ("-c", option)), *arguments]
-
-    def _given(self, arguments: Sequence[str]) -> Mapping[str, str]:
-        """The environment of a command: the token is in it when the command speaks to the host, for 60 questions."""
-        if arguments[0] not in REMOTE:
-            return {name: value for name, value in self.environment.items() if name != "FTX_GIT_SECRET"}
-        asked = Path(self.environment["HOME"], "asked")
-        asked.unlink(missing_ok=True)
-        return {**self.environment, "FTX_GIT_ASKED": str(asked)}
 
     def remote_head(self) -> Head | None:
         """The default branch of the remote, None when there is no repository. Raises FtxError."""
@@ -345,7 +337,7 @@ class Git:
         done = subprocess.run(
             self._words(arguments),
             cwd=self.folder,
-            env=self._given(arguments),
+            env=for_command(self.environment, arguments[0]),
             input=given,
             stdout=file,
             stderr=subprocess.PIPE,
@@ -447,7 +439,7 @@ class Git:
                 subprocess.Popen(
                     self._words(arguments),
                     cwd=self.folder,
-                    env=self._given(arguments),
+                    env=for_command(self.environment, arguments[0]),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,

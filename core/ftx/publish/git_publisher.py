@@ -15,6 +15,16 @@ from ftx.git_token import USER
 from ftx.publish.git_lfs import GitHost
 
 
+def plain_address(value: str, variable: str) -> str:
+    """The address of a git host without a slash at its end. Raises ValueError for what is more or less than one."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("https", "http") or not parts.netloc:
+        raise ValueError("must begin with https:// or http://")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(f"holds more than an address; the token belongs into {variable}")
+    return value.rstrip("/")
+
+
 class GitPublisher(Publisher):
     """HOST/owner/name.git, with a token and a user's name."""
 
@@ -24,12 +34,7 @@ class GitPublisher(Publisher):
     @field_validator("host")
     @classmethod
     def _address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("https", "http") or not parts.netloc:
-            raise ValueError("must begin with https:// or http://")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError(f"holds more than an address; the token belongs into {cls.variable}")
-        return value.rstrip("/")
+        return plain_address(value, cls.variable)
 
     def address(self, repo: str) -> str:
         return f"{self.host}/{repo}"

@@ -36,13 +36,14 @@ class Lent:
     default: Tier
     tiers: Sequence[Tier]
 
-    def tier(self, name: str) -> Tier:
-        """The machine of that name. Raises RecipeError."""
+    def tier(self, name: str, *, settable: bool = True) -> Tier:
+        """The machine of that name; `settable`: the publisher takes others too. Raises RecipeError."""
         found = next((one for one in self.tiers if one.name == name), None)
         if found is None:
             raise RecipeError(
                 f"--hardware {name}: {self.hub} lent no such machine on {self.read}; "
-                f"{did_you_mean(name, [one.name for one in self.tiers])}; one that is newer: --set hardware={name}"
+                f"{did_you_mean(name, [one.name for one in self.tiers])}"
+                + (f"; one that is newer: --set hardware={name}" if settable else "")
             )
         return found
 

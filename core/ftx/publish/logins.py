@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +74,8 @@ def save(place: str, hub: str, user: str | None, token: str, store: Store) -> Lo
         before = kept.pop(place, None)
         kept[place] = about
     if before and before["store"] == "keyring" and store == "file":
-        _forget_in_keyring(place)
+        with suppress(FtxError):  # what stays there is asked for no more
+            _forget_in_keyring(place)
     return _login(place, about)
 
 
@@ -131,6 +132,7 @@ def _asked(what: Callable[[Any], Any]) -> Any:
 
 
 def _forget_in_keyring(place: str) -> None:
+    _keyring()  # says what to install
     from keyring.errors import PasswordDeleteError
 
     def delete(ring: Any) -> None:

@@ -104,7 +104,7 @@ class Prepared:
 
     def _memory(self) -> dict[str, Any] | None:
         """What the app needs, or an app of the model would, on this hub."""
-        return told_of(self.subject.folder, self.subject.kind, self.publisher.name)
+        return told_of(self.subject.folder, self.publisher.name, self.subject.artifact)
 
 
 def newest(folder: Path) -> Path:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ftx.artifact import Artifact
 from ftx.errors import ModelError, OutOfMemory
-from ftx.publish.footprint import Footprint, footprint, weighed
+from ftx.publish.footprint import GIB, Footprint, estimated, footprint, weighed
 from ftx.publish.hardware import Lent, Tier, hardware
 
 # As ftx's apps choose their place (deploy_templates/every_app/place.py): on a GPU with room for so much, in 4 bit with
@@ -18,6 +19,7 @@ ROOM = 1.2  # of the weights in 16 bit
 FOUR_BIT = 0.35
 GPU_AROUND = 0.5  # GiB of CUDA itself, by estimate
 BITS = (16, 8, 4)
+UNASKED = 4 * GIB  # the largest model that is loaded to see what it takes without being asked to
 ANY = "any"  # what --hardware says so that no machine is looked at
 
 Way = Literal["gpu", "gpu in 4 bit", "processor"]
@@ -160,7 +162,7 @@ def demand_of_app(folder: Path) -> Demand | None:
         return None
     what = weighed(folder)
     try:
-        found = footprint(what)
+        found = footprint(what, measure=estimated(what.model).settled <= UNASKED)
     except ModelError:  # its own environment may be able to load what ours cannot
         found = footprint(what, measure=False)
     requirements = folder / "requirements.txt"
@@ -169,13 +171,16 @@ def demand_of_app(folder: Path) -> Demand | None:
     return Demand.of(found, four_bit=four_bit)
 
 
-def told_of(folder: Path, kind: str, hub: str) -> dict[str, Any] | None:
-    """What an app asks for, or an app of a model would, on that hub; None where nothing is known."""
+def told_of(folder: Path, hub: str, artifact: Artifact | None) -> dict[str, Any] | None:
+    """What an app asks for, or an app of the model `artifact` would, on that hub; None where nothing is known."""
     lent = hardware().get(hub)
     if lent is None:
         return None
     try:
-        demand = demand_of_app(folder) if kind == "app" else Demand.of(footprint(weighed(folder), measure=False))
+        if artifact:
+            demand: Demand | None = Demand.of(footprint(weighed(folder, known=artifact), measure=False))
+        else:
+            demand = demand_of_app(folder)
     except ModelError:
         return None
     return demand.as_event([lent]) if demand else None
