@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from conftest import TINY, write_rows
+from ftx.containers.mounts import Mount, refuse_unreadable
 from ftx.containers.secret_files import secret_files
+from ftx.errors import RecipeError
 from ftx.publish.credentials import token
 from ftx.publish.logins import save
 
@@ -78,6 +80,80 @@ def test_an_adapter_brings_its_base_and_links_what_they_lead_to(
     assert found[str(base)] is False
     assert found[str(blobs)] is False
     assert str(run) not in mounts(argv("serve", "run"))  # it lies in the folder that is read
+
+
+def test_what_goes_on_is_written_where_it_lies(argv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = tmp_path / "runs/x/checkpoints/step-000002"
+    step.mkdir(parents=True)
+    (tmp_path / "runs/x/adapter").mkdir()
+    (tmp_path / "runs/x/adapter/ftx.json").write_text("{}")
+    (tmp_path / "cats").mkdir()
+    monkeypatch.chdir(tmp_path / "cats")
+    runs, cache = tmp_path / "runs", os.environ["FTX_CACHE"]
+    for name in (runs / "x", step):
+        resumed = mounts(argv("train", "--model", TINY, "--out", runs / "x", "--resume", name))
+        assert resumed == {str(runs): True, str(TINY): False, str(tmp_path / "cats"): False, cache: True}
+    alone = mounts(argv("train", "--resume", step))
+    assert alone[str(runs / "x")] is True
+    assert str(step) not in alone
+    for words in (["verify", "../runs/x/adapter"], ["merge", runs / "x/adapter"]):
+        found = mounts(argv(*words))
+        assert found[str(runs / "x")] is True
+        assert str(runs / "x/adapter") not in found  # it lies in what is written
+    here = mounts(argv("train", "--model", TINY, "--out", "."))
+    assert here == {str(tmp_path): True, str(TINY): False, cache: True}
+
+
+def test_what_is_converted_is_written_before_the_options(argv: Any, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 1)
+    (tmp_path / "other").mkdir()
+    found = mounts(argv("data", "convert", rows, "other/out.jsonl", "--format", "alpaca"))
+    assert found[str(tmp_path / "other")] is True
+    assert found[str(tmp_path)] is False
+
+
+def test_links_do_not_hand_over_what_is_not_handed_over(
+    ftx: Any, argv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sub", "home", "work"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    for name, target in {"h": tmp_path / "home", "t": Path("/tmp"), "loop": tmp_path / "sub/loop"}.items():
+        (tmp_path / "sub" / name).symlink_to(target)
+    found = mounts(argv("data", "check", tmp_path / "sub"))
+    assert found == {str(tmp_path / "sub"): False, str(tmp_path / "work"): False, os.environ["FTX_CACHE"]: True}
+    for name in ("h", "t"):
+        refused = ftx("run", "--dry-run", "--", "data", "check", tmp_path / "sub" / name)
+        assert refused.code == 2
+        assert "is not handed to a container as a whole" in refused.err
+    refused = ftx("run", "--dry-run", "--", "train", "--out", tmp_path / "sub/loop/a")
+    assert refused.code == 2
+    assert len(refused.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("model", ["huggingface:ann/base", {"name": "huggingface", "repo": "ann/base"}])
+def test_a_base_that_a_recipe_fetches_has_the_hubs_cache(
+    argv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: object
+) -> None:
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": model, "data": "rows.jsonl"}))
+    assert f"--env=HF_HUB_CACHE={tmp_path / 'cache'}" in argv("train", "recipe.yaml")
+    assert f"--env=HF_HUB_CACHE={tmp_path / 'cache'}" not in argv("train", "--model", TINY)
+
+
+def test_the_users_other_groups_go_along(argv: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "getgroups", lambda: [os.getegid(), 54321])
+    assert "--group-add=54321" in argv("plan")
+    assert f"--group-add={os.getegid()}" not in argv("plan")
+    assert "--group-add=54321" not in argv("plan", options=("--user", "1234:5678"))
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o750)
+    group = (tmp_path / "shared").stat().st_gid
+    refuse_unreadable([Mount(tmp_path / "shared")], (12345, 54321), (group,))
+    with pytest.raises(RecipeError, match="is not open to the user 12345:54321"):
+        refuse_unreadable([Mount(tmp_path / "shared")], (12345, 54321))
 
 
 def test_training_has_no_network_and_what_is_for_it_has(argv: Any) -> None:

@@ -44,6 +44,7 @@ OWN = {
     "usr",
     "var",
 }
+CHECKPOINTS = "checkpoints"  # in a run's folder
 LINKS_DEEP = 2  # folders that are looked through for links
 
 
@@ -57,11 +58,12 @@ class Mount:
 
 @dataclass
 class Needs:
-    """What is read and what is written, gathered word by word."""
+    """What is read and what is written, gathered word by word; `texts` are all that was seen of words and recipes."""
 
     cwd: Path
     reads: set[Path] = field(default_factory=set)
     writes: set[Path] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)
 
     def named(self, text: str) -> Path | None:
         """The path that a text names, if it is there."""
@@ -88,12 +90,27 @@ class Needs:
         return [str(Path(pattern[: pattern.index("*")] + "x").parent)]
 
     def write(self, text: str) -> None:
-        """Take in a file or folder that is to be written: the folder that holds it."""
-        self.writes.add(self.absolute(text).parent)
+        """Take in a file or folder that is to be written: the folder that holds it, and itself where it is one."""
+        path = self.absolute(text)
+        self.writes.add(path.parent)
+        if path.is_dir():  # else a mount of what is read there would lie over it
+            self.writes.add(path)
 
     def write_into(self, path: Path) -> None:
         """Take in a run or artefact that more is written into or beside: the run, where it is part of one."""
-        self.writes.add(path.parent if (path / "ftx.json").is_file() else path)
+        self.writes |= {path, path.parent} if (path / "ftx.json").is_file() else {path}
+
+    def go_on(self, text: str) -> None:
+        """Take in the run that --resume names by its folder or by a checkpoint's, which goes on being written."""
+        path = self.named(text)
+        if path is None or text == "auto":
+            return
+        if path.parent.name == CHECKPOINTS:
+            path = path.parent.parent
+        if (path / CHECKPOINTS).is_dir():
+            self.writes.add(path)
+        else:
+            self.read(text)
 
     def _read(self, path: Path) -> None:
         self.reads.add(path if path.is_dir() or _is_own(path.parent) else path.parent)
@@ -107,6 +124,7 @@ class Needs:
         # What cannot be read is told inside, by whoever needs it.
         with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
             for key, value in _leaves(yaml.safe_load(path.read_text("utf-8"))):
+                self.texts.add(f"hub:{value}" if key == "repo" else value)
                 if key == "out":
                     self.write(value)
                 else:
@@ -128,8 +146,11 @@ def needed(words: list[str], cwd: Path) -> Needs:
     if not _is_own(cwd):  # what no word names is found there, and nothing is written that would be lost
         needs.reads.add(cwd)
     values = list(values_of(words))
+    needs.texts.update(value for _, value in values)
     beside = _begins(words, WRITE_BESIDE)
     for name, value in values:
+        if name == "resume":
+            continue
         if name == "out":
             needs.write(value)
             continue
@@ -137,10 +158,13 @@ def needed(words: list[str], cwd: Path) -> Needs:
         path = needs.named(value)
         if beside and path and path.is_dir() and name not in ONLY_READ:
             needs.write_into(path)
-    if _begins(words, WRITE_LAST) and values:
-        needs.write([value for _, value in values][-1])
+    if _begins(words, WRITE_LAST):
+        needs.write([value for name, value in values if name in ("", "json")][-1])  # --json takes no value
     if _begins(words, RUNS) and not needs.writes:
         needs.writes.add(cwd / "runs")
+    for name, value in values:
+        if name == "resume":
+            needs.go_on(value)
     return needs
 
 
@@ -181,10 +205,10 @@ def make_writable(mounts: Iterable[Mount]) -> list[Path]:
     return made
 
 
-def refuse_unreadable(mounts: Iterable[Mount], user: tuple[int, int]) -> None:
-    """Raises RecipeError for a mount that the user inside could not read or write."""
+def refuse_unreadable(mounts: Iterable[Mount], user: tuple[int, int], groups: Iterable[int] = ()) -> None:
+    """Raises RecipeError for a mount that the user inside, in `groups` beside their own, could not read or write."""
     for mount in mounts:
-        if user[0] and not _may(mount, *user):
+        if user[0] and not _may(mount, user[0], {user[1], *groups}):
             what = "write to" if mount.writable else "read"
             letters = "rwX" if mount.writable else "rX"
             raise RecipeError(
@@ -225,7 +249,8 @@ def _leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _is_own(path: Path) -> bool:
-    return path == Path("/") or path == Path.home() or (path.parent == Path("/") and path.name in OWN)
+    home = Path.home()
+    return path in (Path("/"), home, Path(os.path.realpath(home))) or (path.parent == Path("/") and path.name in OWN)
 
 
 def _refuse_own(path: Path) -> Path:
@@ -235,14 +260,26 @@ def _refuse_own(path: Path) -> Path:
 
 
 def _led_to(path: Path) -> Iterator[Path]:
-    """Where links lead to: the path's own, and those in it that leave it."""
-    real = path.resolve()
+    """Where links lead to: the path's own, and those in it that leave it.
+
+    Links in it that lead to nothing, round in circles or to what is not handed over lead nowhere inside.
+    """
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError):
+        raise RecipeError(f"{path} is a link that leads nowhere; name what it should lead to") from None
     if real != path:
-        yield real
+        yield _refuse_own(real)
     for link in _links(path, LINKS_DEEP):
-        target = link.resolve()
+        try:
+            target = link.resolve()
+            there = target.exists()
+        except (OSError, RuntimeError):
+            continue
+        if not there or _is_own(target):
+            continue
         folder = target if target.is_dir() else target.parent
-        if target.exists() and not folder.is_relative_to(real):
+        if not folder.is_relative_to(real):
             yield target if _is_own(folder) else folder
 
 
@@ -267,8 +304,8 @@ def _outermost(wanted: dict[Path, bool]) -> list[Mount]:
     return kept
 
 
-def _may(mount: Mount, user: int, group: int) -> bool:
+def _may(mount: Mount, user: int, groups: set[int]) -> bool:
     about = mount.path.stat()
-    bits = about.st_mode >> (6 if about.st_uid == user else 3 if about.st_gid == group else 0)
+    bits = about.st_mode >> (6 if about.st_uid == user else 3 if about.st_gid in groups else 0)
     wanted = 4 | (2 if mount.writable else 0) | (1 if mount.path.is_dir() else 0)
     return bits & wanted == wanted
