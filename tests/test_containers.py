@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,9 @@ import pytest
 import yaml
 
 from conftest import TINY, write_rows
+from ftx.containers import run
+from ftx.containers.command import Call
+from ftx.containers.engine import ContainerError, End, Engine, Image
 from ftx.containers.mounts import Mount, refuse_unreadable
 from ftx.containers.secret_files import secret_files
 from ftx.errors import RecipeError
@@ -216,6 +222,64 @@ def test_the_image_is_named_the_variables_or_ftxs_own(argv: Any, monkeypatch: py
     assert "registry/mine:1" in argv("plan")
     assert "registry/other:2" in argv("plan", options=("--image", "registry/other:2"))
     assert "ftx:serve" in argv("plan", options=("--image", "lmdeploy"))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--image", "xtuner"], "--image xtuner: its image is without ftx; use: ftx xtuner run --image ftx:xtuner"),
+        (["--image", "openxlab"], "--image openxlab: this environment has no image"),
+        (["--netwrok"], "--netwrok"),
+    ],
+)
+def test_what_cannot_be_run_inside_is_not_sent_there(ftx: Any, options: list[str], sentence: str) -> None:
+    result = ftx("run", "--dry-run", *options, "--", "plan")
+    assert result.code == 2
+    assert sentence in result.err
+
+
+def test_an_image_that_no_registry_has_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = subprocess.CompletedProcess([], 1, "", "")
+    monkeypatch.setattr(Engine, "ask", lambda *words: lacking)
+    engine = Engine("docker", "amd64", rootless=False)
+    with pytest.raises(ContainerError, match="build it from a checkout: make image-serve, or name another with"):
+        engine.image("ftx:serve")
+    with pytest.raises(ContainerError, match="fetch it: docker pull registry/mine:1, or name another with"):
+        engine.image("registry/mine:1")
+    assert str(engine.foreign(Image("ftx:cuda", "arm64", ""))).endswith("build it here: make image-cuda")
+
+
+def test_in_a_terminal_too_an_image_for_another_machine_is_told() -> None:
+    engine, image = Engine("docker", "amd64", rootless=False), Image("mine:1", "arm64", "")
+    call = Call("mine:1", ["plan"], Path.cwd(), (1, 1), terminal=True)
+    end = End(code=255, out_of_memory=False, started=True, running=False, error="")
+    with pytest.raises(ContainerError, match="image mine:1 is for arm64 and this machine is amd64"):
+        run._code(call, engine, image, end, "")
+    assert run._code(call, engine, replace(image, architecture="amd64"), end, "") == 255
+
+
+def test_a_closed_terminal_asks_to_save_unless_it_is_ignored() -> None:
+    sent: list[int] = []
+    arrived = threading.Event()
+
+    class Listening(Engine):
+        def signal(self, container: str, number: int) -> bool:
+            sent.append(number)
+            arrived.set()
+            return True
+
+    engine = Listening("docker", "amd64", rootless=False)
+    with run._handing_in(engine, "any"):
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert arrived.wait(30)
+    assert sent == [signal.SIGTERM]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with run._handing_in(engine, "any"):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_torchrun_takes_the_place_of_the_images_entry(argv: Any, tmp_path: Path) -> None:

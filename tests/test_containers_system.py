@@ -130,8 +130,8 @@ def test_an_image_that_is_not_here(image: str) -> None:
     assert code == 2
     assert json.loads(out)["kind"] == "container"
     assert err == (
-        "ftx: there is no image ftx-test:nowhere here; fetch it: docker pull ftx-test:nowhere, build it from a "
-        "checkout: make image-cpu, or name another with --image or FTX_IMAGE\n"
+        "ftx: there is no image ftx-test:nowhere here; fetch it: docker pull ftx-test:nowhere, or name "
+        "another with --image or FTX_IMAGE\n"
     )
 
 

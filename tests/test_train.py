@@ -147,6 +147,25 @@ def test_only_the_newest_checkpoints_are_kept(tiny: Path, rows: Path, tmp_path: 
     assert [p.name for p in checkpoints_in(tmp_path / "run")] == ["step-00000004", "step-00000005"]
 
 
+def test_a_kill_during_the_first_checkpoint_leaves_the_folder_free(
+    ftx: Any, tiny: Path, rows: Path, tmp_path: Path
+) -> None:
+    flags = ["--model", tiny, "--data", rows, "--out", tmp_path / "run", "--max-steps", 1]
+    assert ftx("train", *flags).code == 0
+    for path in (tmp_path / "run").iterdir():
+        if path.name not in ("plan.json", "events.jsonl", "checkpoints"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    left = tmp_path / "run" / "checkpoints" / ".step-00000001.x1y2"
+    left.mkdir(parents=True)
+    (left / "optimizer.safetensors").write_bytes(b"x")
+    resumed = ftx("train", *flags, "--resume", "auto")
+    assert (resumed.code, "holds no checkpoint; leave --resume out" in resumed.err) == (2, True)
+    again = ftx("train", *flags)
+    assert again.code == 0, again.err
+    assert not left.exists()
+
+
 def test_an_output_folder_with_another_run_is_refused(ftx: Any, tiny: Path, rows: Path, tmp_path: Path) -> None:
     flags = ["--model", tiny, "--data", rows, "--out", tmp_path / "run", "--max-steps", 1]
     assert ftx("train", *flags).code == 0

@@ -62,7 +62,8 @@ def carry_out(asked: Asked, registry: Registry, say: Callable[[str], None]) -> i
     secrets = wanted_secrets(_ftx(asked), registry, network=call.network != NONE)
     made = make_writable(call.mounts)
     try:
-        refuse_unreadable(call.mounts, call.user, call.groups)
+        inside = [Mount(path) for path in sorted(needed(_ftx(asked), call.cwd).reads)]  # some lie in what is mounted
+        refuse_unreadable([*call.mounts, *inside], call.user, call.groups)
         with secret_files(secrets, call.user) as files:
             return run.run(replace(call, secrets=files), engine, image)
     finally:
