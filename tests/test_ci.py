@@ -150,6 +150,15 @@ def test_tokens_reach_the_image_as_files_and_where_they_are_needed(ftx: Any, pla
     assert not list((tmp_path / "temporary").iterdir())
 
 
+def test_pictures_and_questions_begin_a_pipeline_too(ftx: Any, place: Path) -> None:
+    recipe = yaml.safe_load((place / "recipe.yaml").read_text("utf-8"))
+    recipe["data"]["sets"][0]["image_folder"] = "data/pictures"
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
+    (place / "data" / "pictures").mkdir()
+    inputs = yaml.safe_load(rich(ftx, "gitlab")[".gitlab-ci.yml"])[".inputs"]
+    assert {"data/pictures/**/*", "questions.txt", "data/rows.jsonl"} <= set(inputs)
+
+
 def test_a_recipe_s_data_is_checked_as_the_recipe_reads_it(ftx: Any, place: Path) -> None:
     assert "data check data/rows.jsonl --format openai --max-rejected 1\n" in rich(ftx, "shell")["ci/ftx.sh"]
     assert ftx("data", "check", "data/rows.jsonl", "--format", "openai", "--max-rejected", "1").code == 0

@@ -113,7 +113,7 @@ class Needs:
             self.read(text)
 
     def _read(self, path: Path) -> None:
-        self.reads.add(path if path.is_dir() or _is_own(path.parent) else path.parent)
+        self.reads.add(path if path.is_dir() or is_own(path.parent) else path.parent)
         if path.is_file() and path.suffix in (".yaml", ".yml"):
             self._recipe(path)
         if path.is_dir():
@@ -143,7 +143,7 @@ class Needs:
 def needed(words: list[str], cwd: Path) -> Needs:
     """What the command line `words` reads and writes, started in `cwd`."""
     needs = Needs(cwd)
-    if not _is_own(cwd):  # what no word names is found there, and nothing is written that would be lost
+    if not is_own(cwd):  # what no word names is found there, and nothing is written that would be lost
         needs.reads.add(cwd)
     values = list(values_of(words))
     needs.texts.update(value for _, value in values)
@@ -181,9 +181,9 @@ def mounts_of(needs: Needs, given: Iterable[str], caches: Iterable[Mount]) -> li
             raise RecipeError(f"--mount {text}: {needs.absolute(name)} is not there")
         wanted[path] = mode == "rw"
     for path in needs.writes:
-        wanted[_refuse_own(path)] = True
+        wanted[refuse_own(path)] = True
     for path in needs.reads:
-        wanted.setdefault(_refuse_own(path), False)
+        wanted.setdefault(refuse_own(path), False)
     for cache in caches:
         wanted[cache.path] = cache.writable or wanted.get(cache.path, False)
     for path in list(wanted):
@@ -248,13 +248,15 @@ def _leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(inner, key)
 
 
-def _is_own(path: Path) -> bool:
+def is_own(path: Path) -> bool:
+    """Whether a folder is the image's, or holds too much of the host to be handed over."""
     home = Path.home()
     return path in (Path("/"), home, Path(os.path.realpath(home))) or (path.parent == Path("/") and path.name in OWN)
 
 
-def _refuse_own(path: Path) -> Path:
-    if _is_own(path):
+def refuse_own(path: Path) -> Path:
+    """The path. Raises RecipeError for a folder that is not handed over."""
+    if is_own(path):
         raise RecipeError(f"{path} is not handed to a container as a whole; work in a folder below it")
     return path
 
@@ -269,18 +271,18 @@ def _led_to(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError):
         raise RecipeError(f"{path} is a link that leads nowhere; name what it should lead to") from None
     if real != path:
-        yield _refuse_own(real)
+        yield refuse_own(real)
     for link in _links(path, LINKS_DEEP):
         try:
             target = link.resolve()
             there = target.exists()
         except (OSError, RuntimeError):
             continue
-        if not there or _is_own(target):
+        if not there or is_own(target):
             continue
         folder = target if target.is_dir() else target.parent
         if not folder.is_relative_to(real):
-            yield target if _is_own(folder) else folder
+            yield target if is_own(folder) else folder
 
 
 def _links(folder: Path, deep: int) -> Iterator[Path]:
