@@ -367,10 +367,10 @@ def deployed(ftx: Any, tmp_path: Path) -> Path:
 
 
 def test_deploy_writes_valid_files(ftx: Any, deployed: Path) -> None:
-    assert len(list(deployed.iterdir())) == 4
+    assert len(list(deployed.iterdir())) == 5
     checked = [
         ["check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", "compose.gpu.yaml"],
-        ["kubernetes_validate", "--strict", "job.yaml"],
+        ["kubernetes_validate", "--strict", "work.yaml", "job.yaml"],
     ]
     for words in checked:
         done = subprocess.run([sys.executable, "-m", *words], cwd=deployed, capture_output=True, text=True, check=False)
@@ -392,10 +392,31 @@ def test_the_train_job_says_nothing_that_the_trainer_does_not_know(deployed: Pat
 def test_what_jobs_retry_are_the_ends_that_a_retry_can_mend(deployed: Path) -> None:
     from ftx import errors
 
-    (job,) = [one for one in yaml.safe_load_all((deployed / "job.yaml").read_text("utf-8")) if one["kind"] == "Job"]
+    job = yaml.safe_load((deployed / "job.yaml").read_text("utf-8"))
     final = job["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"]
     never = (errors.RecipeError, errors.DataError, errors.VerificationError, errors.TrainingError)
     assert final == sorted(one.exit_code for one in never)
+
+
+@pytest.mark.parametrize(
+    ("kept", "more"),
+    [([], []), ([".step-00000002.x1y2"], []), ([".step-00000004.x", "step-00000002"], ["--resume", "auto"])],
+)
+def test_jobs_go_on_from_whole_checkpoints_alone(
+    deployed: Path, tmp_path: Path, kept: list[str], more: list[str]
+) -> None:
+    job = yaml.safe_load((deployed / "job.yaml").read_text("utf-8"))["spec"]["template"]["spec"]["containers"][0]
+    nodes = yaml.safe_load((deployed / "trainjob.yaml").read_text("utf-8"))["spec"]["trainer"]
+    for name in kept:
+        (tmp_path / "work/runs/model/checkpoints" / name).mkdir(parents=True)
+    for name in ("ftx", "torchrun"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    for one in (job, nodes):
+        script = one["args"][0].replace("/work/", f"{tmp_path}/work/")
+        env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(["sh", "-c", script, "ftx"], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.split()[-len(more) or -1 :] == (more or ["--json"]), done.stdout
 
 
 def test_lmdeploy_takes_its_key_from_a_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
