@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from itertools import chain
@@ -15,7 +17,7 @@ import torch
 from conftest import write_rows
 from ftx import hookimpl
 from ftx.artifact import Artifact
-from ftx.errors import FtxError, Interrupted, RecipeError, TrainingError
+from ftx.errors import FtxError, Interrupted, RecipeError, StorageError, TrainingError
 from ftx.plan import Plan, make_plan
 from ftx.plugins import Origin, Registry, load_registry
 from ftx.recipe import Written
@@ -145,6 +147,21 @@ def test_resume_takes_a_path_and_refuses_another_plan(tiny: Path, rows: Path, tm
 def test_only_the_newest_checkpoints_are_kept(tiny: Path, rows: Path, tmp_path: Path) -> None:
     fit(plan_for(tiny, rows, tmp_path / "run", train__max_steps=6, train__save_every=1, train__keep_checkpoints=2))
     assert [p.name for p in checkpoints_in(tmp_path / "run")] == ["step-00000004", "step-00000005"]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_told(
+    tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing = shutil.rmtree
+
+    def busy(path: Path, **more: bool) -> None:  # as where it is a mount point
+        if Path(path).name.startswith("step-"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        removing(path, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    with pytest.raises(StorageError, match="step-00000001 could not be removed: Device or resource busy"):
+        fit(plan_for(tiny, rows, tmp_path / "run", train__max_steps=4, train__save_every=1, train__keep_checkpoints=1))
 
 
 def test_a_kill_during_the_first_checkpoint_leaves_the_folder_free(

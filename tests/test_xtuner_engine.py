@@ -148,6 +148,7 @@ def test_the_home_folder_is_not_handed_over(
         (["--image", "x:1", "--mount", "gone"], True, "--mount: gone is not there"),
         (["--mount", "."], None, "--mount is for an image; add --image ftx:xtuner"),
         (["--gpus"], None, "--gpus is for an image; add --image ftx:xtuner"),
+        (["--gpsu"], None, "--gpsu"),
     ],
 )
 def test_what_is_lacking_is_said(
