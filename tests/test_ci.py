@@ -148,6 +148,13 @@ def test_tokens_reach_the_image_as_files_and_where_they_are_needed(ftx: Any, pla
     assert "hf_secret" in (tmp_path / "said.inside").read_text("utf-8")
     assert "-rw-------" in (tmp_path / "said.rights").read_text("utf-8")
     assert not list((tmp_path / "temporary").iterdir())
+    # Nor does a stop between two tries leave them.
+    (tmp_path / "bin" / "docker").write_text("#!/bin/sh\nexit 5\n", "utf-8")
+    (tmp_path / "bin" / "sleep").write_text("#!/bin/sh\nkill -TERM $PPID\n", "utf-8")
+    (tmp_path / "bin" / "sleep").chmod(0o755)
+    stopped = subprocess.run(["sh", "ci/ftx.sh", "train"], cwd=place, env=env, check=False)
+    assert stopped.returncode == 143
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_pictures_and_questions_begin_a_pipeline_too(ftx: Any, place: Path) -> None:
