@@ -113,6 +113,59 @@ def test_shellcheck_finds_nothing(ftx: Any, place: Path, write: Any, kind: str) 
     checked("shellcheck", "ci/ftx.sh")
 
 
+DOCKER = """\
+#!/bin/sh
+echo "$@" >>"$SAID"
+for word; do
+    case $word in *:/run/secrets/*) cat "${word%%:*}" >>"$SAID.inside"; ls -l "${word%%:*}" >>"$SAID.rights" ;; esac
+done
+"""
+
+
+def test_tokens_reach_the_image_as_files_and_where_they_are_needed(ftx: Any, place: Path, tmp_path: Path) -> None:
+    """An engine that writes down what it is told, in the place of a real one."""
+    assert ftx("ci", "init", "shell", "--image", IMAGE).code == 0
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text(DOCKER, "utf-8")
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    (tmp_path / "temporary").mkdir()
+    (place / "token").write_text("glpat-secret", "utf-8")
+    env = {
+        **{key: value for key, value in os.environ.items() if not key.endswith("_TOKEN")},
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        **{"SAID": str(tmp_path / "said"), "RUN": "runs/a", "TMPDIR": str(tmp_path / "temporary")},
+        **{"HF_TOKEN": "hf_secret", "FTX_GIT_TOKEN_FILE": "token", "HF_HOME": str(tmp_path / "hf")},
+    }
+    for step in ("train", "report"):
+        subprocess.run(["sh", "ci/ftx.sh", step], cwd=place, env=env, check=True)
+    train, report = (tmp_path / "said").read_text("utf-8").splitlines()
+    assert "--env HF_TOKEN_FILE=/run/secrets/HF_TOKEN " in train
+    assert f"--volume {place}/token:/run/secrets/FTX_GIT_TOKEN:ro --env FTX_GIT_TOKEN_FILE=" in train
+    assert f"--volume {tmp_path}/hf:{tmp_path}/hf " in train
+    assert "MODELSCOPE" not in train
+    assert "secret" not in train.replace("/run/secrets/", "")
+    assert "TOKEN" not in report
+    assert "hf_secret" in (tmp_path / "said.inside").read_text("utf-8")
+    assert "-rw-------" in (tmp_path / "said.rights").read_text("utf-8")
+    assert not list((tmp_path / "temporary").iterdir())
+    # Nor does a stop between two tries leave them.
+    (tmp_path / "bin" / "docker").write_text("#!/bin/sh\nexit 5\n", "utf-8")
+    (tmp_path / "bin" / "sleep").write_text("#!/bin/sh\nkill -TERM $PPID\n", "utf-8")
+    (tmp_path / "bin" / "sleep").chmod(0o755)
+    stopped = subprocess.run(["sh", "ci/ftx.sh", "train"], cwd=place, env=env, check=False)
+    assert stopped.returncode == 143
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_pictures_and_questions_begin_a_pipeline_too(ftx: Any, place: Path) -> None:
+    recipe = yaml.safe_load((place / "recipe.yaml").read_text("utf-8"))
+    recipe["data"]["sets"][0]["image_folder"] = "data/pictures"
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
+    (place / "data" / "pictures").mkdir()
+    inputs = yaml.safe_load(rich(ftx, "gitlab")[".gitlab-ci.yml"])[".inputs"]
+    assert {"data/pictures/**/*", "questions.txt", "data/rows.jsonl"} <= set(inputs)
+
+
 def test_a_recipe_s_data_is_checked_as_the_recipe_reads_it(ftx: Any, place: Path) -> None:
     assert "data check data/rows.jsonl --format openai --max-rejected 1\n" in rich(ftx, "shell")["ci/ftx.sh"]
     assert ftx("data", "check", "data/rows.jsonl", "--format", "openai", "--max-rejected", "1").code == 0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,12 @@ import pytest
 import yaml
 
 from conftest import TINY, write_rows
+from ftx.containers import run
+from ftx.containers.command import Call
+from ftx.containers.engine import ContainerError, End, Engine, Image
+from ftx.containers.mounts import Mount, refuse_unreadable
 from ftx.containers.secret_files import secret_files
+from ftx.errors import RecipeError
 from ftx.publish.credentials import token
 from ftx.publish.logins import save
 
@@ -78,6 +86,80 @@ def test_an_adapter_brings_its_base_and_links_what_they_lead_to(
     assert found[str(base)] is False
     assert found[str(blobs)] is False
     assert str(run) not in mounts(argv("serve", "run"))  # it lies in the folder that is read
+
+
+def test_what_goes_on_is_written_where_it_lies(argv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = tmp_path / "runs/x/checkpoints/step-000002"
+    step.mkdir(parents=True)
+    (tmp_path / "runs/x/adapter").mkdir()
+    (tmp_path / "runs/x/adapter/ftx.json").write_text("{}")
+    (tmp_path / "cats").mkdir()
+    monkeypatch.chdir(tmp_path / "cats")
+    runs, cache = tmp_path / "runs", os.environ["FTX_CACHE"]
+    for name in (runs / "x", step):
+        resumed = mounts(argv("train", "--model", TINY, "--out", runs / "x", "--resume", name))
+        assert resumed == {str(runs): True, str(TINY): False, str(tmp_path / "cats"): False, cache: True}
+    alone = mounts(argv("train", "--resume", step))
+    assert alone[str(runs / "x")] is True
+    assert str(step) not in alone
+    for words in (["verify", "../runs/x/adapter"], ["merge", runs / "x/adapter"]):
+        found = mounts(argv(*words))
+        assert found[str(runs / "x")] is True
+        assert str(runs / "x/adapter") not in found  # it lies in what is written
+    here = mounts(argv("train", "--model", TINY, "--out", "."))
+    assert here == {str(tmp_path): True, str(TINY): False, cache: True}
+
+
+def test_what_is_converted_is_written_before_the_options(argv: Any, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 1)
+    (tmp_path / "other").mkdir()
+    found = mounts(argv("data", "convert", rows, "other/out.jsonl", "--format", "alpaca"))
+    assert found[str(tmp_path / "other")] is True
+    assert found[str(tmp_path)] is False
+
+
+def test_links_do_not_hand_over_what_is_not_handed_over(
+    ftx: Any, argv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sub", "home", "work"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    for name, target in {"h": tmp_path / "home", "t": Path("/tmp"), "loop": tmp_path / "sub/loop"}.items():
+        (tmp_path / "sub" / name).symlink_to(target)
+    found = mounts(argv("data", "check", tmp_path / "sub"))
+    assert found == {str(tmp_path / "sub"): False, str(tmp_path / "work"): False, os.environ["FTX_CACHE"]: True}
+    for name in ("h", "t"):
+        refused = ftx("run", "--dry-run", "--", "data", "check", tmp_path / "sub" / name)
+        assert refused.code == 2
+        assert "is not handed to a container as a whole" in refused.err
+    refused = ftx("run", "--dry-run", "--", "train", "--out", tmp_path / "sub/loop/a")
+    assert refused.code == 2
+    assert len(refused.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("model", ["huggingface:ann/base", {"name": "huggingface", "repo": "ann/base"}])
+def test_a_base_that_a_recipe_fetches_has_the_hubs_cache(
+    argv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: object
+) -> None:
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": model, "data": "rows.jsonl"}))
+    assert f"--env=HF_HUB_CACHE={tmp_path / 'cache'}" in argv("train", "recipe.yaml")
+    assert f"--env=HF_HUB_CACHE={tmp_path / 'cache'}" not in argv("train", "--model", TINY)
+
+
+def test_the_users_other_groups_go_along(argv: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "getgroups", lambda: [os.getegid(), 54321])
+    assert "--group-add=54321" in argv("plan")
+    assert f"--group-add={os.getegid()}" not in argv("plan")
+    assert "--group-add=54321" not in argv("plan", options=("--user", "1234:5678"))
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o750)
+    group = (tmp_path / "shared").stat().st_gid
+    refuse_unreadable([Mount(tmp_path / "shared")], (12345, 54321), (group,))
+    with pytest.raises(RecipeError, match="is not open to the user 12345:54321"):
+        refuse_unreadable([Mount(tmp_path / "shared")], (12345, 54321))
 
 
 def test_training_has_no_network_and_what_is_for_it_has(argv: Any) -> None:
@@ -153,6 +235,64 @@ def test_the_image_is_named_the_variables_or_ftxs_own(argv: Any, monkeypatch: py
     assert "registry/mine:1" in argv("plan")
     assert "registry/other:2" in argv("plan", options=("--image", "registry/other:2"))
     assert "ftx:serve" in argv("plan", options=("--image", "lmdeploy"))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--image", "xtuner"], "--image xtuner: its image is without ftx; use: ftx xtuner run --image ftx:xtuner"),
+        (["--image", "openxlab"], "--image openxlab: this environment has no image"),
+        (["--netwrok"], "--netwrok"),
+    ],
+)
+def test_what_cannot_be_run_inside_is_not_sent_there(ftx: Any, options: list[str], sentence: str) -> None:
+    result = ftx("run", "--dry-run", *options, "--", "plan")
+    assert result.code == 2
+    assert sentence in result.err
+
+
+def test_an_image_that_no_registry_has_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = subprocess.CompletedProcess([], 1, "", "")
+    monkeypatch.setattr(Engine, "ask", lambda *words: lacking)
+    engine = Engine("docker", "amd64", rootless=False)
+    with pytest.raises(ContainerError, match="build it from a checkout: make image-serve, or name another with"):
+        engine.image("ftx:serve")
+    with pytest.raises(ContainerError, match="fetch it: docker pull registry/mine:1, or name another with"):
+        engine.image("registry/mine:1")
+    assert str(engine.foreign(Image("ftx:cuda", "arm64", ""))).endswith("build it here: make image-cuda")
+
+
+def test_in_a_terminal_too_an_image_for_another_machine_is_told() -> None:
+    engine, image = Engine("docker", "amd64", rootless=False), Image("mine:1", "arm64", "")
+    call = Call("mine:1", ["plan"], Path.cwd(), (1, 1), terminal=True)
+    end = End(code=255, out_of_memory=False, started=True, running=False, error="")
+    with pytest.raises(ContainerError, match="image mine:1 is for arm64 and this machine is amd64"):
+        run._code(call, engine, image, end, "")
+    assert run._code(call, engine, replace(image, architecture="amd64"), end, "") == 255
+
+
+def test_a_closed_terminal_asks_to_save_unless_it_is_ignored() -> None:
+    sent: list[int] = []
+    arrived = threading.Event()
+
+    class Listening(Engine):
+        def signal(self, container: str, number: int) -> bool:
+            sent.append(number)
+            arrived.set()
+            return True
+
+    engine = Listening("docker", "amd64", rootless=False)
+    with run._handing_in(engine, "any"):
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert arrived.wait(30)
+    assert sent == [signal.SIGTERM]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with run._handing_in(engine, "any"):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_torchrun_takes_the_place_of_the_images_entry(argv: Any, tmp_path: Path) -> None:
@@ -240,10 +380,10 @@ def deployed(ftx: Any, tmp_path: Path) -> Path:
 
 
 def test_deploy_writes_valid_files(ftx: Any, deployed: Path) -> None:
-    assert len(list(deployed.iterdir())) == 4
+    assert len(list(deployed.iterdir())) == 5
     checked = [
         ["check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", "compose.gpu.yaml"],
-        ["kubernetes_validate", "--strict", "job.yaml"],
+        ["kubernetes_validate", "--strict", "work.yaml", "job.yaml"],
     ]
     for words in checked:
         done = subprocess.run([sys.executable, "-m", *words], cwd=deployed, capture_output=True, text=True, check=False)
@@ -265,10 +405,31 @@ def test_the_train_job_says_nothing_that_the_trainer_does_not_know(deployed: Pat
 def test_what_jobs_retry_are_the_ends_that_a_retry_can_mend(deployed: Path) -> None:
     from ftx import errors
 
-    (job,) = [one for one in yaml.safe_load_all((deployed / "job.yaml").read_text("utf-8")) if one["kind"] == "Job"]
+    job = yaml.safe_load((deployed / "job.yaml").read_text("utf-8"))
     final = job["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"]
     never = (errors.RecipeError, errors.DataError, errors.VerificationError, errors.TrainingError)
     assert final == sorted(one.exit_code for one in never)
+
+
+@pytest.mark.parametrize(
+    ("kept", "more"),
+    [([], []), ([".step-00000002.x1y2"], []), ([".step-00000004.x", "step-00000002"], ["--resume", "auto"])],
+)
+def test_jobs_go_on_from_whole_checkpoints_alone(
+    deployed: Path, tmp_path: Path, kept: list[str], more: list[str]
+) -> None:
+    job = yaml.safe_load((deployed / "job.yaml").read_text("utf-8"))["spec"]["template"]["spec"]["containers"][0]
+    nodes = yaml.safe_load((deployed / "trainjob.yaml").read_text("utf-8"))["spec"]["trainer"]
+    for name in kept:
+        (tmp_path / "work/runs/model/checkpoints" / name).mkdir(parents=True)
+    for name in ("ftx", "torchrun"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    for one in (job, nodes):
+        script = one["args"][0].replace("/work/", f"{tmp_path}/work/")
+        env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(["sh", "-c", script, "ftx"], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.split()[-len(more) or -1 :] == (more or ["--json"]), done.stdout
 
 
 def test_lmdeploy_takes_its_key_from_a_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

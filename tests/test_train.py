@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from itertools import chain
@@ -15,7 +17,7 @@ import torch
 from conftest import write_rows
 from ftx import hookimpl
 from ftx.artifact import Artifact
-from ftx.errors import FtxError, Interrupted, RecipeError, TrainingError
+from ftx.errors import FtxError, Interrupted, RecipeError, StorageError, TrainingError
 from ftx.plan import Plan, make_plan
 from ftx.plugins import Origin, Registry, load_registry
 from ftx.recipe import Written
@@ -145,6 +147,40 @@ def test_resume_takes_a_path_and_refuses_another_plan(tiny: Path, rows: Path, tm
 def test_only_the_newest_checkpoints_are_kept(tiny: Path, rows: Path, tmp_path: Path) -> None:
     fit(plan_for(tiny, rows, tmp_path / "run", train__max_steps=6, train__save_every=1, train__keep_checkpoints=2))
     assert [p.name for p in checkpoints_in(tmp_path / "run")] == ["step-00000004", "step-00000005"]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_told(
+    tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing = shutil.rmtree
+
+    def busy(path: Path, **more: bool) -> None:  # as where it is a mount point
+        if Path(path).name.startswith("step-"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        removing(path, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    with pytest.raises(StorageError, match="step-00000001 could not be removed: Device or resource busy"):
+        fit(plan_for(tiny, rows, tmp_path / "run", train__max_steps=4, train__save_every=1, train__keep_checkpoints=1))
+
+
+def test_a_kill_during_the_first_checkpoint_leaves_the_folder_free(
+    ftx: Any, tiny: Path, rows: Path, tmp_path: Path
+) -> None:
+    flags = ["--model", tiny, "--data", rows, "--out", tmp_path / "run", "--max-steps", 1]
+    assert ftx("train", *flags).code == 0
+    for path in (tmp_path / "run").iterdir():
+        if path.name not in ("plan.json", "events.jsonl", "checkpoints"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    left = tmp_path / "run" / "checkpoints" / ".step-00000001.x1y2"
+    left.mkdir(parents=True)
+    (left / "optimizer.safetensors").write_bytes(b"x")
+    resumed = ftx("train", *flags, "--resume", "auto")
+    assert (resumed.code, "holds no checkpoint; leave --resume out" in resumed.err) == (2, True)
+    again = ftx("train", *flags)
+    assert again.code == 0, again.err
+    assert not left.exists()
 
 
 def test_an_output_folder_with_another_run_is_refused(ftx: Any, tiny: Path, rows: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def put_engine(folder: Path, code: int) -> None:
     """A docker that says of every image whether it is there: by the engine's exit code, 0 or 1."""
     program = folder / "docker"
-    program.write_text(f"#!/bin/sh\nexit {code}\n", "utf-8")
+    program.write_text(f"#!/bin/sh\necho amd64\n[ $1 = info ] || exit {code}\n", "utf-8")
     program.chmod(0o755)
 
 
@@ -110,14 +110,28 @@ def test_an_image_sees_this_folder_and_what_the_config_names(ftx: Any, programs:
     for folder in (work, model, more):
         folder.mkdir()
     os.chdir(work)
-    (work / "config.py").write_text(f"base = '{model}'\ngone = '/root/ft/nowhere'\n", "utf-8")
+    (work / "config.py").write_text(f"base = '{model}'\ngone = '/root/ft/nowhere'\nlong = '/{'x' * 300}'\n", "utf-8")
     done = ftx("xtuner", "run", "--image", "x:1", "--mount", more, "--print", "--", "train", "config.py", "--seed", "1")
     assert done.code == 0, done.err
-    assert re.findall(r"--volume=(\S+)", done.out) == [f"{work}:{work}", f"{model}:{model}:ro", f"{more}:{more}:ro"]
+    assert re.findall(r"--mount=type=bind,source=(\S+)", done.out) == [
+        f"{work},target={work}",
+        f"{model},target={model},readonly",
+        f"{more},target={more},readonly",
+    ]
     assert f"--workdir={work}" in done.out
     assert "--network=none" in done.out
     assert done.out.endswith("x:1 train config.py --seed 1\n")
     assert "--gpus" not in done.out
+
+
+def test_the_home_folder_is_not_handed_over(
+    ftx: Any, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_engine(programs, 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    done = ftx("xtuner", "run", "--image", "x:1", "--print", "--", "train", "config.py")
+    assert (done.code, "is not handed to a container as a whole" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -128,11 +142,13 @@ def test_an_image_sees_this_folder_and_what_the_config_names(ftx: Any, programs:
             None,
             "environment 'xtuner' is not made yet; run: ftx env create xtuner, or use the image: ftx xtuner run",
         ),
-        (["--image", "x:1"], None, "there is no Docker or Podman here to run an image with; install one, or: ftx env"),
-        (["--image", "x:1"], False, "docker has no image x:1; build it from a checkout: make image-xtuner"),
+        (["--image", "x:1"], None, "there is no Docker or Podman here to run an image with; install it"),
+        (["--image", "x:1"], False, "there is no image x:1 here; fetch it: docker pull x:1, or name another with"),
+        (["--image", "ftx:xtuner"], False, "there is no image ftx:xtuner here; build it from a checkout: make image-"),
         (["--image", "x:1", "--mount", "gone"], True, "--mount: gone is not there"),
         (["--mount", "."], None, "--mount is for an image; add --image ftx:xtuner"),
         (["--gpus"], None, "--gpus is for an image; add --image ftx:xtuner"),
+        (["--gpsu"], None, "--gpsu"),
     ],
 )
 def test_what_is_lacking_is_said(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,8 +85,14 @@ def _is_free(folder: Path) -> bool:
     begun = {"plan.json", EVENTS, "rejects.jsonl", WITNESS, CHECKPOINTS}
     if not names:
         return True
-    if "plan.json" not in names or not names <= begun or any((folder / CHECKPOINTS).glob("*")):
+    if "plan.json" not in names or not names <= begun:
         return False
+    kept = list((folder / CHECKPOINTS).glob("*"))
+    begun_only = [path for path in kept if path.name.startswith(f".{PREFIX}")]  # of a kill while it was written
+    if len(begun_only) < len(kept):
+        return False
+    for path in begun_only:
+        shutil.rmtree(path, ignore_errors=True)
     for name in names - {CHECKPOINTS}:
         (folder / name).unlink()
     return True

@@ -117,7 +117,7 @@ def recipe(config: Path, out: Path | None) -> None:
 
 
 @xtuner.command(
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False},
     epilog="Example: ftx xtuner run --image ftx:xtuner -- train config.py --work-dir work",
 )
 @click.option("--image", metavar="NAME", help="Run in this image, as ftx:xtuner, instead of the environment.")

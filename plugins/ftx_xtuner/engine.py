@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import ast
 import os
-import shutil
-import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ftx import RecipeError
+from ftx.containers.command import NONE, Call, shown, travelling
+from ftx.containers.engine import find_engine
+from ftx.containers.mounts import Mount, is_own, refuse_own
 from ftx.environments import NoEnvironment, own_variables, python_of
-from ftx.errors import FtxError
 from ftx.plugins import Registry
 
 NAME = "xtuner"
 IMAGE = "ftx:xtuner"
-ENGINES = ("docker", "podman")
-
-
-class ContainerError(FtxError):
-    """A container engine or an image is not there."""
-
-    kind = "container"
 
 
 def in_environment(words: Sequence[str], registry: Registry) -> tuple[list[str], dict[str, str]]:
@@ -39,27 +32,23 @@ def in_environment(words: Sequence[str], registry: Registry) -> tuple[list[str],
 def in_image(words: Sequence[str], image: str, mounts: Iterable[Path], gpus: bool) -> list[str]:
     """The engine's command: this folder is written, what `words` and their configs name outside it is read.
 
-    Raises ContainerError without an engine or the image, RecipeError for a mount that is not there.
+    Raises ContainerError without an engine or the image, RecipeError for a mount that is not there or a working folder
+    that is not handed over.
     """
-    engine = next((found for found in ENGINES if shutil.which(found)), None)
-    if engine is None:
-        raise ContainerError(
-            "there is no Docker or Podman here to run an image with; install one, or: ftx env create xtuner"
-        )
-    if subprocess.run([engine, "image", "inspect", image], capture_output=True, check=False).returncode:
-        raise ContainerError(
-            f"{engine} has no image {image}; build it from a checkout: make image-xtuner, or name another with --image"
-        )
-    here = Path.cwd()
+    here = refuse_own(Path.cwd())
+    engine = find_engine()
+    engine.image(image)
     read = sorted({*_given(mounts), *_named(words)})
-    return [
-        *(engine, "run", "--rm", "--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
-        *("--read-only", "--tmpfs=/tmp:exec,mode=1777", "--shm-size=8g", f"--user={os.getuid()}:{os.getgid()}"),
-        *(["--gpus=all"] if gpus else []),
-        *(f"--volume={here}:{here}", f"--workdir={here}", "--env=OMP_NUM_THREADS"),
-        *(f"--volume={path}:{path}:ro" for path in read if not path.is_relative_to(here)),
-        *(image, *words),
-    ]
+    call = Call(
+        image=image,
+        words=list(words),
+        cwd=here,
+        user=(os.geteuid(), os.getegid()),
+        gpus="all" if gpus else NONE,
+        mounts=[Mount(here, True), *(Mount(path) for path in read if not path.is_relative_to(here))],
+        passed=travelling(()),
+    )
+    return shown(call, engine)
 
 
 def _given(mounts: Iterable[Path]) -> list[Path]:
@@ -71,10 +60,17 @@ def _given(mounts: Iterable[Path]) -> list[Path]:
 
 def _named(words: Iterable[str]) -> set[Path]:
     """The files and folders that the words, and the texts in a config among them, name by absolute paths."""
-    found = {Path(word) for word in words if Path(word).exists()}
+    found = {Path(word) for word in words if _there(Path(word))}
     texts = {text for path in found if path.suffix == ".py" for text in _texts(path)}
     outside = {path.resolve() for path in found} | {Path(text) for text in texts if Path(text).is_absolute()}
-    return {path for path in outside if path.exists() and path != Path("/")}
+    return {path for path in outside if _there(path) and not is_own(path)}
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a text that is no path, or in a folder that may not be entered
+        return False
 
 
 def _texts(config: Path) -> Iterable[str]:

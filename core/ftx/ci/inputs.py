@@ -86,7 +86,9 @@ def _paths(recipe: Recipe) -> list[tuple[str, str]]:
     """Dotted option and path of what the recipe reads from files."""
     found = [("model", source_of(recipe.model))]
     found += [(f"data.sets.{i}.path", one.source_options()) for i, one in enumerate(recipe.data.sets)]
-    return [(option, str(source["path"])) for option, source in found if source["name"] == "files"]
+    paths = [(option, str(source["path"])) for option, source in found if source["name"] == "files"]
+    folders = [(f"data.sets.{i}.image_folder", one.image_folder) for i, one in enumerate(recipe.data.sets)]
+    return paths + [(option, folder) for option, folder in folders if folder]
 
 
 def _there(root: Path, path: str) -> bool:

@@ -103,12 +103,13 @@ def rendered(pipeline: Pipeline) -> dict[str, str]:
     inputs = pipeline.inputs
     every = EVERY_FILE.get(pipeline.kind, "")
     own = [path for path in FILES[pipeline.kind].values() if path != STEPS]
+    read = [*inputs.files, *([pipeline.probes] if pipeline.probes else []), *own]
     values: dict[str, Any] = {
         **vars(pipeline),
         "image": pipeline.image or "",
         "recipe": inputs.recipe,
         "data": inputs.checks,
-        "inputs": [*(path + every if path.endswith("/") else path for path in inputs.files), *own],
+        "inputs": list(dict.fromkeys(path + every if path.endswith("/") else path for path in read)),
         "local_model": inputs.local,
         "read_tokens": list(inputs.tokens),
         "publish": pipeline.publish and {**vars(pipeline.publish), "tokens": list(pipeline.publish.tokens)},

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False},
     epilog="Examples: ftx run -- train recipe.yaml   ftx run -- torchrun --nproc-per-node 8 -m ftx train recipe.yaml",
 )
 @click.option(

@@ -62,7 +62,8 @@ def carry_out(asked: Asked, registry: Registry, say: Callable[[str], None]) -> i
     secrets = wanted_secrets(_ftx(asked), registry, network=call.network != NONE)
     made = make_writable(call.mounts)
     try:
-        refuse_unreadable(call.mounts, call.user)
+        inside = [Mount(path) for path in sorted(needed(_ftx(asked), call.cwd).reads)]  # some lie in what is mounted
+        refuse_unreadable([*call.mounts, *inside], call.user, call.groups)
         with secret_files(secrets, call.user) as files:
             return run.run(replace(call, secrets=files), engine, image)
     finally:
@@ -83,17 +84,19 @@ def _call(asked: Asked, registry: Registry) -> Call:
     cwd = Path.cwd()
     us = (os.geteuid(), os.getegid())
     user = asked.user or us
-    caches, environment = _caches(words, network) if user == us else ([], {})  # another has none of ours
+    needs = needed(words, cwd)
+    caches, environment = _caches(needs.texts, network) if user == us else ([], {})  # another has none of ours
     ours = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
     return Call(
         image=image_of(asked.image, words, registry, gpus=gpus != NONE),
         words=asked.words,
         cwd=cwd,
         user=user,
+        groups=tuple(sorted({*os.getgroups()} - {us[1]})) if user == us else (),
         network=network,
         gpus=gpus,
         memory=asked.memory,
-        mounts=mounts_of(needed(words, cwd), asked.mounts, caches),
+        mounts=mounts_of(needs, asked.mounts, caches),
         environment=environment,
         passed=travelling(asked.variables),
         terminal=ours,
@@ -106,10 +109,11 @@ def _asks(words: list[str]) -> bool:
     return words[:1] in (["chat"], ["login"]) or any(value == "-" for _, value in values_of(words))
 
 
-def _caches(words: Iterable[str], network: str) -> tuple[list[Mount], dict[str, str]]:
+def _caches(texts: Iterable[str], network: str) -> tuple[list[Mount], dict[str, str]]:
     """The caches that the host and the container share, and the variables that name them.
 
-    Of Hugging Face's it is the files alone: the login that lies beside them stays outside.
+    `texts` are those of the words and of recipes, among them what is to be fetched. Of Hugging Face's cache it is the
+    files alone: the login that lies beside them stays outside.
     """
     own = cache_root()
     try:
@@ -119,7 +123,7 @@ def _caches(words: Iterable[str], network: str) -> tuple[list[Mount], dict[str, 
             f"the cache {own} cannot be made: {error.strerror}; name another place with FTX_CACHE"
         ) from None
     caches, environment = [Mount(own.absolute(), True)], {"FTX_CACHE": str(own.absolute())}
-    if any(HUB_PATH.fullmatch(part) for word in words for part in (word, word.partition("=")[2])):
+    if any(HUB_PATH.fullmatch(text) for text in texts):
         home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface")
         hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").absolute()
         if hub.is_dir() or network == HOST:

@@ -52,13 +52,15 @@ class Call:
     """A command line of ftx and all that its container is made of.
 
     `gpus` is "none", "all" or device numbers as "0,1"; `network` the engine's name of one; `user` UID and GID inside;
-    `secrets` maps variables to files of the host; `environment` is set, `passed` taken from our own by name.
+    `groups` those that the user is in beside; `secrets` maps variables to files of the host; `environment` is set,
+    `passed` taken from our own by name.
     """
 
     image: str
     words: list[str]
     cwd: Path
     user: tuple[int, int]
+    groups: tuple[int, ...] = ()
     network: str = NONE
     gpus: str = NONE
     memory: str | None = None
@@ -121,10 +123,14 @@ def options(call: Call, engine: Engine) -> list[str]:
 def _rights(call: Call, engine: Engine) -> list[str]:
     """As little as can be: no rights but the user's, nothing writable but what is mounted so, and a scratch folder."""
     user, group = call.user
+    groups = [str(one) for one in call.groups]
     if engine.rootless and engine.name == "docker":
-        user = group = 0  # there root stands for the user
+        user, group, groups = 0, 0, []  # there root stands for the user, and other groups for nobody
+    elif engine.rootless and groups:
+        groups = ["keep-groups"]
     return [
         f"--user={user}:{group}",
+        *(f"--group-add={one}" for one in groups),
         *(["--userns=keep-id"] if engine.rootless and engine.name == "podman" else []),
         "--cap-drop=ALL",
         # Without it root inside could not open what others own, as root outside can.

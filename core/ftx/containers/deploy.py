@@ -10,11 +10,11 @@ from ftx.errors import RecipeError, StorageError
 
 WRITES = {
     "compose": ("compose.yaml", "compose.gpu.yaml"),
-    "kubernetes": ("job.yaml", "trainjob.yaml"),
+    "kubernetes": ("work.yaml", "job.yaml", "trainjob.yaml"),
 }
 NEXT = {
     "compose": "read the first lines of compose.yaml, then run: docker compose run --rm train",
-    "kubernetes": "adapt what is marked as yours, then run: kubectl apply -f job.yaml",
+    "kubernetes": "adapt what is marked as yours, then run: kubectl apply -f work.yaml -f job.yaml",
 }
 
 

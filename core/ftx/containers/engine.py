@@ -70,10 +70,9 @@ class Engine:
             "image", "inspect", "--format", f'{{{{.Architecture}}}} {{{{index .Config.Labels "{VERSION}"}}}}', name
         )
         if found.returncode:
-            raise ContainerError(
-                f"there is no image {name} here; fetch it: {self.name} pull {name}, build it from a checkout: "
-                f"make image-cpu, or name another with --image or FTX_IMAGE"
-            )
+            made = _made_by(name)
+            have = f"build it from a checkout: {made}," if made else f"fetch it: {self.name} pull {name},"
+            raise ContainerError(f"there is no image {name} here; {have} or name another with --image or FTX_IMAGE")
         architecture, _, version = found.stdout.strip().partition(" ")
         return Image(name, architecture, version)
 
@@ -121,10 +120,14 @@ class Engine:
     def foreign(self, image: Image | None) -> ContainerError:
         """The sentence for an image of another machine's architecture."""
         what = f"image {image.name} is for {image.architecture}" if image else "the image is for another machine"
-        return ContainerError(
-            f"{what} and this machine is {self.architecture}; build it here: make image-cpu, or fetch it for "
-            f"this machine: {self.name} pull --platform linux/{self.architecture}"
+        made = _made_by(image.name) if image else ""
+        name = f" {image.name}" if image else ""
+        have = (
+            f"build it here: {made}"
+            if made
+            else f"fetch it for this machine: {self.name} pull --platform linux/{self.architecture}{name}"
         )
+        return ContainerError(f"{what} and this machine is {self.architecture}; {have}")
 
 
 def find_engine(named: str | None = None) -> Engine:
@@ -146,6 +149,12 @@ def find_engine(named: str | None = None) -> Engine:
         f"there is no {wanted} here to run an image with; install it (docs.docker.com/engine/install), "
         f"or run the command without an image"
     )
+
+
+def _made_by(image: str) -> str:
+    """The command that makes one of ftx's own images, which no registry has; "" for others."""
+    repository, _, tag = image.partition(":")
+    return f"make image-{tag}" if repository == "ftx" and tag else ""
 
 
 def _unanswered(name: Name, said: str) -> str:

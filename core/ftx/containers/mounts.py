@@ -44,6 +44,7 @@ OWN = {
     "usr",
     "var",
 }
+CHECKPOINTS = "checkpoints"  # in a run's folder
 LINKS_DEEP = 2  # folders that are looked through for links
 
 
@@ -57,11 +58,12 @@ class Mount:
 
 @dataclass
 class Needs:
-    """What is read and what is written, gathered word by word."""
+    """What is read and what is written, gathered word by word; `texts` are all that was seen of words and recipes."""
 
     cwd: Path
     reads: set[Path] = field(default_factory=set)
     writes: set[Path] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)
 
     def named(self, text: str) -> Path | None:
         """The path that a text names, if it is there."""
@@ -88,15 +90,30 @@ class Needs:
         return [str(Path(pattern[: pattern.index("*")] + "x").parent)]
 
     def write(self, text: str) -> None:
-        """Take in a file or folder that is to be written: the folder that holds it."""
-        self.writes.add(self.absolute(text).parent)
+        """Take in a file or folder that is to be written: the folder that holds it, and itself where it is one."""
+        path = self.absolute(text)
+        self.writes.add(path.parent)
+        if path.is_dir():  # else a mount of what is read there would lie over it
+            self.writes.add(path)
 
     def write_into(self, path: Path) -> None:
         """Take in a run or artefact that more is written into or beside: the run, where it is part of one."""
-        self.writes.add(path.parent if (path / "ftx.json").is_file() else path)
+        self.writes |= {path, path.parent} if (path / "ftx.json").is_file() else {path}
+
+    def go_on(self, text: str) -> None:
+        """Take in the run that --resume names by its folder or by a checkpoint's, which goes on being written."""
+        path = self.named(text)
+        if path is None or text == "auto":
+            return
+        if path.parent.name == CHECKPOINTS:
+            path = path.parent.parent
+        if (path / CHECKPOINTS).is_dir():
+            self.writes.add(path)
+        else:
+            self.read(text)
 
     def _read(self, path: Path) -> None:
-        self.reads.add(path if path.is_dir() or _is_own(path.parent) else path.parent)
+        self.reads.add(path if path.is_dir() or is_own(path.parent) else path.parent)
         if path.is_file() and path.suffix in (".yaml", ".yml"):
             self._recipe(path)
         if path.is_dir():
@@ -107,6 +124,7 @@ class Needs:
         # What cannot be read is told inside, by whoever needs it.
         with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
             for key, value in _leaves(yaml.safe_load(path.read_text("utf-8"))):
+                self.texts.add(f"hub:{value}" if key == "repo" else value)
                 if key == "out":
                     self.write(value)
                 else:
@@ -125,11 +143,14 @@ class Needs:
 def needed(words: list[str], cwd: Path) -> Needs:
     """What the command line `words` reads and writes, started in `cwd`."""
     needs = Needs(cwd)
-    if not _is_own(cwd):  # what no word names is found there, and nothing is written that would be lost
+    if not is_own(cwd):  # what no word names is found there, and nothing is written that would be lost
         needs.reads.add(cwd)
     values = list(values_of(words))
+    needs.texts.update(value for _, value in values)
     beside = _begins(words, WRITE_BESIDE)
     for name, value in values:
+        if name == "resume":
+            continue
         if name == "out":
             needs.write(value)
             continue
@@ -137,10 +158,13 @@ def needed(words: list[str], cwd: Path) -> Needs:
         path = needs.named(value)
         if beside and path and path.is_dir() and name not in ONLY_READ:
             needs.write_into(path)
-    if _begins(words, WRITE_LAST) and values:
-        needs.write([value for _, value in values][-1])
+    if _begins(words, WRITE_LAST):
+        needs.write([value for name, value in values if name in ("", "json")][-1])  # --json takes no value
     if _begins(words, RUNS) and not needs.writes:
         needs.writes.add(cwd / "runs")
+    for name, value in values:
+        if name == "resume":
+            needs.go_on(value)
     return needs
 
 
@@ -157,9 +181,9 @@ def mounts_of(needs: Needs, given: Iterable[str], caches: Iterable[Mount]) -> li
             raise RecipeError(f"--mount {text}: {needs.absolute(name)} is not there")
         wanted[path] = mode == "rw"
     for path in needs.writes:
-        wanted[_refuse_own(path)] = True
+        wanted[refuse_own(path)] = True
     for path in needs.reads:
-        wanted.setdefault(_refuse_own(path), False)
+        wanted.setdefault(refuse_own(path), False)
     for cache in caches:
         wanted[cache.path] = cache.writable or wanted.get(cache.path, False)
     for path in list(wanted):
@@ -181,10 +205,10 @@ def make_writable(mounts: Iterable[Mount]) -> list[Path]:
     return made
 
 
-def refuse_unreadable(mounts: Iterable[Mount], user: tuple[int, int]) -> None:
-    """Raises RecipeError for a mount that the user inside could not read or write."""
+def refuse_unreadable(mounts: Iterable[Mount], user: tuple[int, int], groups: Iterable[int] = ()) -> None:
+    """Raises RecipeError for a mount that the user inside, in `groups` beside their own, could not read or write."""
     for mount in mounts:
-        if user[0] and not _may(mount, *user):
+        if user[0] and not _may(mount, user[0], {user[1], *groups}):
             what = "write to" if mount.writable else "read"
             letters = "rwX" if mount.writable else "rX"
             raise RecipeError(
@@ -224,26 +248,41 @@ def _leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(inner, key)
 
 
-def _is_own(path: Path) -> bool:
-    return path == Path("/") or path == Path.home() or (path.parent == Path("/") and path.name in OWN)
+def is_own(path: Path) -> bool:
+    """Whether a folder is the image's, or holds too much of the host to be handed over."""
+    home = Path.home()
+    return path in (Path("/"), home, Path(os.path.realpath(home))) or (path.parent == Path("/") and path.name in OWN)
 
 
-def _refuse_own(path: Path) -> Path:
-    if _is_own(path):
+def refuse_own(path: Path) -> Path:
+    """The path. Raises RecipeError for a folder that is not handed over."""
+    if is_own(path):
         raise RecipeError(f"{path} is not handed to a container as a whole; work in a folder below it")
     return path
 
 
 def _led_to(path: Path) -> Iterator[Path]:
-    """Where links lead to: the path's own, and those in it that leave it."""
-    real = path.resolve()
+    """Where links lead to: the path's own, and those in it that leave it.
+
+    Links in it that lead to nothing, round in circles or to what is not handed over lead nowhere inside.
+    """
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError):
+        raise RecipeError(f"{path} is a link that leads nowhere; name what it should lead to") from None
     if real != path:
-        yield real
+        yield refuse_own(real)
     for link in _links(path, LINKS_DEEP):
-        target = link.resolve()
+        try:
+            target = link.resolve()
+            there = target.exists()
+        except (OSError, RuntimeError):
+            continue
+        if not there or is_own(target):
+            continue
         folder = target if target.is_dir() else target.parent
-        if target.exists() and not folder.is_relative_to(real):
-            yield target if _is_own(folder) else folder
+        if not folder.is_relative_to(real):
+            yield target if is_own(folder) else folder
 
 
 def _links(folder: Path, deep: int) -> Iterator[Path]:
@@ -267,8 +306,8 @@ def _outermost(wanted: dict[Path, bool]) -> list[Mount]:
     return kept
 
 
-def _may(mount: Mount, user: int, group: int) -> bool:
+def _may(mount: Mount, user: int, groups: set[int]) -> bool:
     about = mount.path.stat()
-    bits = about.st_mode >> (6 if about.st_uid == user else 3 if about.st_gid == group else 0)
+    bits = about.st_mode >> (6 if about.st_uid == user else 3 if about.st_gid in groups else 0)
     wanted = 4 | (2 if mount.writable else 0) | (1 if mount.path.is_dir() else 0)
     return bits & wanted == wanted

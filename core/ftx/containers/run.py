@@ -20,6 +20,7 @@ from ftx.errors import FtxError, OutOfMemory
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KILLED = 137  # 128 + SIGKILL
+NOT_STARTED = 255  # a first process that is not for this machine
 LOOK_SECONDS = 0.1  # between two tries to reach a container that is about to run
 # How what the engine says itself begins, or the first process that is not for this machine.
 ENGINES_OWN = re.compile(rb"(docker|podman|Error|Error response from daemon|exec /\S+): ")
@@ -89,9 +90,13 @@ def _handing_in(engine: Engine, name: str) -> Iterator[None]:
             over.wait(LOOK_SECONDS)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        threading.Thread(target=deliver, args=(number,), daemon=True).start()
+        # A terminal that is closed asks ftx to save and end, as SIGTERM does.
+        sent = signal.SIGTERM if number == signal.SIGHUP else number
+        threading.Thread(target=deliver, args=(sent,), daemon=True).start()
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    # What is ignored stays so: `nohup` asks for it.
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
     finally:
@@ -103,7 +108,9 @@ def _handing_in(engine: Engine, name: str) -> Iterator[None]:
 def _code(call: Call, engine: Engine, image: Image, end: End, said: str) -> int:
     if not end.started:
         raise engine.refusal(end.error or said, image)
-    if FOREIGN in said:
+    # Of a terminal all goes past us: there the code of tini that could not start ftx must do.
+    foreign = call.terminal and end.code == NOT_STARTED and image.architecture not in ("", engine.architecture)
+    if FOREIGN in said or foreign:
         raise engine.foreign(image)
     if end.running:
         raise ContainerError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftx.atomic import whole_folder, write_text
-from ftx.errors import RecipeError
+from ftx.errors import RecipeError, StorageError
 from ftx.run import Run, checkpoints_in
 from ftx.train.memory import chosen
 
@@ -56,7 +56,10 @@ def save(run: Run, step: int, model: PreTrainedModel, optimizer: torch.optim.Opt
         save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
         write_text(folder / "state.json", json.dumps({"step": step, "identity": identity(run)}))
     for old in run.checkpoints()[: -plan.recipe.train.keep_checkpoints]:
-        shutil.rmtree(old)
+        try:
+            shutil.rmtree(old)
+        except OSError as error:
+            raise StorageError(f"{old} could not be removed: {error.strerror}; {target} is whole") from None
     return target
 
 
