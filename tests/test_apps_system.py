@@ -420,7 +420,7 @@ def test_streamlit_killed_and_started_again(apps: dict[str, Path], python: Any, 
         with started(apps["streamlit_chat"], python("streamlit_chat"), port) as url:
             if not round:
                 page.goto(url)
-            page.locator(CHAT).first.wait_for(state="detached")
+            page.locator(CHAT).first.wait_for(state="detached", timeout=120_000)  # it looks again ever more rarely
             ask(page, "What colour is snow?")
             page.locator(CHAT).filter(has_text="Snow is white.").wait_for()
             assert page.locator(CHAT).count() == 2
