@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from conftest import write_rows
 from ftx.run import checkpoints_in, losses
 from test_stopping import wait_for_step
 
+pytestmark = pytest.mark.system  # takes a minute: processes that wait for each other
 STEPS = 60
 
 

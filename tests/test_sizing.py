@@ -44,6 +44,7 @@ def large(folder: Path, numbers: int) -> Path:
     return folder
 
 
+@pytest.mark.system  # takes a minute: a process of its own loads each model
 class TestFootprint:
     def test_it_is_measured(self, tiny: Path, tmp_path: Path) -> None:
         found = footprint(weighed(tiny))
