@@ -94,8 +94,10 @@ def _handing_in(engine: Engine, name: str) -> Iterator[None]:
         sent = signal.SIGTERM if number == signal.SIGHUP else number
         threading.Thread(target=deliver, args=(sent,), daemon=True).start()
 
-    # What is ignored stays so: `nohup` asks for it.
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    # An ignored hang-up stays so: `nohup` asks for it. What a script puts in the background ignores SIGINT, and
+    # whoever sends one to it by name means it, as to `ftx train` itself.
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heard = [number for number in SIGNALS if not (nohup and number == signal.SIGHUP)]
     before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
