@@ -282,12 +282,13 @@ def test_a_closed_terminal_asks_to_save_unless_it_is_ignored() -> None:
             return True
 
     engine = Listening("docker", "amd64", rootless=False)
-    with run._handing_in(engine, "any"):
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert arrived.wait(30)
-    assert sent == [signal.SIGTERM]
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
+        with run._handing_in(engine, "any"):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert arrived.wait(30)
+        assert sent == [signal.SIGTERM]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
         with run._handing_in(engine, "any"):
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
