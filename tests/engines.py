@@ -37,7 +37,7 @@ def have_engine() -> dict[str, str]:
 
 def stand_in() -> str:
     """Make the image; its tag. Containers of it need the folders of NEEDED at their own paths."""
-    changes = ('ENTRYPOINT ["/ftx"]', "ENV HOME=/home/ftx", "WORKDIR /work")
+    changes = ('ENTRYPOINT ["/ftx"]', "ENV HOME=/home/ftx", "WORKDIR /workspace")
     return _imported({"ftx": ENTRY.encode()}, LINKS, *(word for one in changes for word in ("--change", one)))
 
 
@@ -56,7 +56,7 @@ def _imported(files: dict[str, bytes], links: dict[str, str], *options: str) -> 
             about = tarfile.TarInfo(name)
             about.size, about.mode = len(content), 0o755
             tar.addfile(about, io.BytesIO(content))
-        for name in ("home/ftx", "work"):
+        for name in ("home/ftx", "workspace"):
             about = tarfile.TarInfo(name)
             about.type, about.mode = tarfile.DIRTYPE, 0o1777
             tar.addfile(about)

@@ -422,12 +422,12 @@ def test_jobs_go_on_from_whole_checkpoints_alone(
     job = yaml.safe_load((deployed / "job.yaml").read_text("utf-8"))["spec"]["template"]["spec"]["containers"][0]
     nodes = yaml.safe_load((deployed / "trainjob.yaml").read_text("utf-8"))["spec"]["trainer"]
     for name in kept:
-        (tmp_path / "work/runs/model/checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "workspace/runs/model/checkpoints" / name).mkdir(parents=True)
     for name in ("ftx", "torchrun"):
         (tmp_path / name).write_text('#!/bin/sh\necho "$@"\n')
         (tmp_path / name).chmod(0o755)
     for one in (job, nodes):
-        script = one["args"][0].replace("/work/", f"{tmp_path}/work/")
+        script = one["args"][0].replace("/workspace/", f"{tmp_path}/workspace/")
         env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
         done = subprocess.run(["sh", "-c", script, "ftx"], env=env, capture_output=True, text=True, check=True)
         assert done.stdout.split()[-len(more) or -1 :] == (more or ["--json"]), done.stdout

@@ -48,11 +48,11 @@ def training(out: str, *more: object) -> tuple[object, ...]:
 
 def test_the_quickstart_runs_as_any_user_without_network_on_a_read_only_root(docker: Engine, image: str) -> None:
     with docker.volume() as work:
-        mount = ("-v", f"{work}:/work")
+        mount = ("-v", f"{work}:/workspace")
         done = docker.ftx(image, "quickstart", "--name", "Ada", "--out", "run", options=(*STRANGER, *mount))
         assert done.returncode == 0, done.stderr
         assert "Ada" in done.stdout + done.stderr
-        made = ("run", "--rm", *mount, "--entrypoint", "stat", image, "-c", "%u", "/work/run/run/merged/ftx.json")
+        made = ("run", "--rm", *mount, "--entrypoint", "stat", image, "-c", "%u", "/workspace/run/run/merged/ftx.json")
         assert docker.docker(*made).stdout.strip() == "12345"
 
 
@@ -63,7 +63,7 @@ def test_the_image_is_small_and_has_no_compiler_no_installer_and_no_root(docker:
     assert config["User"] not in ("", "0", "root")
     assert config["StopSignal"] == "SIGTERM"
     assert config["Entrypoint"] == ["tini", "--", "ftx"]
-    assert set(config["Volumes"]) == {"/home/ftx", "/work"}
+    assert set(config["Volumes"]) == {"/home/ftx", "/workspace"}
     tag = re.fullmatch(r"ftx:cpu-(.+)-[0-9a-f]{8}", image)
     assert tag is not None
     assert config["Labels"]["org.opencontainers.image.version"] == tag[1]
@@ -100,7 +100,7 @@ def test_exit_codes_come_through(docker: Engine, image: str, tmp_path: Path) -> 
 def test_docker_stop_saves_a_checkpoint_and_the_run_goes_on(docker: Engine, image: str, rows: tuple[str, str]) -> None:
     long = ("--max-steps", 100_000, "--json")
     with docker.volume() as work:
-        options = (*STRANGER, *MODEL, *rows, "-v", f"{work}:/work")
+        options = (*STRANGER, *MODEL, *rows, "-v", f"{work}:/workspace")
         with docker.started(image, *training("run", *long), options=options) as container:
             docker.wait_for_line(container, '"event": "step"')
             docker.docker("stop", "-t", 120, container)
@@ -120,7 +120,7 @@ def test_too_little_memory_is_told_by_137_and_the_engine(docker: Engine, image: 
 
 
 def test_a_full_volume_ends_in_one_sentence(docker: Engine, image: str, rows: tuple[str, str]) -> None:
-    small = ("--mount", "type=tmpfs,destination=/work,tmpfs-size=96k,tmpfs-mode=1777")
+    small = ("--mount", "type=tmpfs,destination=/workspace,tmpfs-size=96k,tmpfs-mode=1777")
     done = docker.ftx(image, *training("run", "--max-steps", 4), options=(*MODEL, *rows, *small))
     assert done.returncode == 10, done.stderr
     assert "Traceback" not in done.stderr
@@ -132,7 +132,7 @@ def test_a_mount_that_the_user_may_not_write_ends_in_one_sentence(
 ) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o755)
-    options = (*STRANGER, *MODEL, *rows, "-v", f"{closed}:/work")
+    options = (*STRANGER, *MODEL, *rows, "-v", f"{closed}:/workspace")
     done = docker.ftx(image, *training("run", "--max-steps", 4), options=options)
     assert done.returncode == 10, done.stderr
     assert "Traceback" not in done.stderr

@@ -41,7 +41,7 @@ def run(docker: Engine, image: str, tmp_path: Path) -> Path:
 
 
 def stranger(folder: Path) -> tuple[str, ...]:
-    return ("--user", "12345", "-v", f"{folder}:/work")
+    return ("--user", "12345", "-v", f"{folder}:/workspace")
 
 
 def ftx_run(docker: Engine, folder: Path, image: str, *words: str) -> subprocess.CompletedProcess[str]:

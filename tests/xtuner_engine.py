@@ -3,7 +3,7 @@
 As a program it writes all that a run needs into a folder; tests/fixtures/golden/xtuner_personal_assistant came so:
 
     python tests/xtuner_engine.py FOLDER
-    run() { docker run --rm --network none -u "$(id -u)" -v FOLDER:/work "$@"; }
+    run() { docker run --rm --network none -u "$(id -u)" -v FOLDER:/workspace "$@"; }
     run --entrypoint python ftx:xtuner fetch.py
     run ftx:xtuner train config.py --work-dir wd --seed 42
     cp FOLDER/wd/iter_288.pth FOLDER/wd/*/vis_data/scalars.json tests/fixtures/golden/xtuner_personal_assistant/
