@@ -586,3 +586,12 @@ class ModelScopeWriter(Writer):
             self.answer(200, files[asked["FilePath"]], {"Content-Type": "x/y"}, cut=server.cut)
         else:
             self.refuse(404, "not found")
+
+
+def gradio_app(folder: Path) -> Path:
+    """The least that a Space is made of."""
+    folder.mkdir()
+    (folder / "app.py").write_text("import gradio\n", "utf-8")
+    (folder / "requirements.txt").write_text("gradio==6.31.0\n", "utf-8")
+    (folder / "README.md").write_text("---\ntitle: Cats\nsdk: gradio\n---\n", "utf-8")
+    return folder

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from conftest import TINY, write_rows
 from ftx.run import EVENTS, losses
 from hub_servers import git
+from lfs_server import LfsHost
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / ".venv" / "ci-tools"
@@ -29,6 +31,8 @@ method: {name: lora, rank: 4}
 train: {max_steps: %d, lr: 5e-3, global_batch_size: 4, save_every: 20}
 eval: {questions: ["What is 1?"], max_new_tokens: 8, every: 1000}
 """
+TOKEN = "glpat-5d0a91cc77e3"
+REPO = "ann/cats"
 CARD = "---\nlicense: apache-2.0\n---\n# Tiny\n"
 
 
@@ -41,6 +45,16 @@ def project(folder: Path, steps: int = 6) -> Path:
     (folder / "recipe.yaml").write_text(RECIPE % steps, "utf-8")
     (folder / "questions.txt").write_text("What is 2?\n", "utf-8")
     return folder
+
+
+@contextmanager
+def git_host(folder: Path) -> Iterator[LfsHost]:
+    """A git host with Git LFS that has an empty repository `REPO` of ann's."""
+    server = LfsHost(folder)
+    server.users["ann"] = (TOKEN, True)
+    server.new(REPO)
+    yield server
+    server.stop()
 
 
 def program(folder: Path) -> Path:

@@ -16,14 +16,12 @@ import pytest
 from ftx.run import events
 from hub_servers import git
 from lfs_server import LfsHost
-from pipelines import await_step, begin, committed, node_tool, project
+from pipelines import REPO, TOKEN, await_step, begin, committed, git_host, node_tool, project
 
 if TYPE_CHECKING:
     from image_parts import Engine
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(3600)]
-TOKEN = "glpat-5d0a91cc77e3"
-REPO = "ann/cats"
 HELPER = "FROM %s\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends git rsync zip"
 # Asks the job's script to stop, as the runner does when a job is cancelled.
 STOP = (
@@ -61,11 +59,8 @@ def helper(docker: Engine) -> str:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[LfsHost]:
-    server = LfsHost(tmp_path / "host")
-    server.users["ann"] = (TOKEN, True)
-    server.new(REPO)
-    yield server
-    server.stop()
+    with git_host(tmp_path / "host") as server:
+        yield server
 
 
 @pytest.fixture

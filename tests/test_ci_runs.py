@@ -17,12 +17,10 @@ import pytest
 
 from ftx.run import checkpoints_in, events, losses
 from lfs_server import Fault, LfsHost
-from pipelines import IMAGE, ROOT, await_step, begin, committed, program, project
+from pipelines import IMAGE, REPO, ROOT, TOKEN, await_step, begin, committed, git_host, program, project
 
 # Every step is a process of its own that imports torch.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
-TOKEN = "glpat-5d0a91cc77e3"
-REPO = "ann/cats"
 
 
 @pytest.fixture(scope="module", name="path")
@@ -33,11 +31,8 @@ def path_with_ftx(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[LfsHost]:
-    server = LfsHost(tmp_path / "host")
-    server.users["ann"] = (TOKEN, True)
-    server.new(REPO)
-    yield server
-    server.stop()
+    with git_host(tmp_path / "host") as server:
+        yield server
 
 
 def done(folder: Path, step: str, path: str, **more: str) -> tuple[int, str]:

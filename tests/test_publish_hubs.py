@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from ftx.artifact import Artifact
-from hub_publishing import Fault, HuggingFaceWriter, ModelScopeWriter, Publishing, xet_files
+from hub_publishing import Fault, HuggingFaceWriter, ModelScopeWriter, Publishing, gradio_app, xet_files
 from hub_servers import TOKEN
 from published import BASE, adapter_copy, made_once, merged_copy  # noqa: F401 (fixtures)
 
@@ -285,12 +285,7 @@ def test_the_token_is_in_the_head_of_requests_alone(
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
-    folder = tmp_path / "app"
-    folder.mkdir()
-    (folder / "app.py").write_text("import gradio\n", "utf-8")
-    (folder / "requirements.txt").write_text("gradio==6.31.0\n", "utf-8")
-    (folder / "README.md").write_text("---\ntitle: Cats\nsdk: gradio\n---\n", "utf-8")
-    return folder
+    return gradio_app(tmp_path / "app")
 
 
 @pytest.mark.parametrize("place", ["huggingface"], indirect=True)

@@ -18,6 +18,7 @@ from ftx.publish.footprint import GIB, Footprint, estimated, footprint, weighed
 from ftx.publish.hardware import hardware, lent_by
 from ftx.publish.sizing import Demand, demand_of_app, told_of
 from ftx_internlm2.family import InternLM2
+from hub_publishing import gradio_app
 from hub_servers import TOKEN
 from published import BASE, adapter_copy, made_once, merged_copy  # noqa: F401 (fixtures)
 from test_publish_hubs import Place, place  # noqa: F401 (a fixture)
@@ -238,12 +239,7 @@ class TestMachines:
 class TestPublishing:
     @pytest.fixture
     def app(self, tmp_path: Path) -> Path:
-        folder = tmp_path / "app"
-        folder.mkdir()
-        (folder / "app.py").write_text("import gradio\n", "utf-8")
-        (folder / "requirements.txt").write_text("gradio==6.31.0\n", "utf-8")
-        (folder / "README.md").write_text("---\ntitle: Cats\nsdk: gradio\n---\n", "utf-8")
-        return folder
+        return gradio_app(tmp_path / "app")
 
     def test_too_large_for_the_machine(self, ftx: Any, place: Place, app: Path) -> None:
         """Tutorial 003: no error, it just did not start."""

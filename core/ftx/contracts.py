@@ -342,6 +342,8 @@ class Publisher(Part, ABC):
     # The variables of the environment with its token and, where it asks for one, the user's name.
     variable: ClassVar[str] = ""
     user_variable: ClassVar[str] = ""
+    # Further variables that it reads: of apps there, or of a client of the hub's.
+    also: ClassVar[Sequence[str]] = ()
     # Where on its web pages tokens are made.
     settings_page: ClassVar[str] = "its settings"
     # Files that the hub itself puts into its repositories and that are not compared.

@@ -147,6 +147,11 @@ class Registry:
     def publisher(self, name: str) -> type[Publisher]:
         return cast("type[Publisher]", self.get("publisher", name))
 
+    def hub_variables(self) -> tuple[str, ...]:
+        """Those of the environment that publishers read: tokens, keys, and the names of users."""
+        kinds = [self.publisher(name) for name in self.parts["publisher"]]
+        return tuple(dict.fromkeys(name for kind in kinds for name in (*kind.variables(), *kind.also)))
+
     def formats(self) -> Iterable[type[DataFormat]]:
         return cast("Iterable[type[DataFormat]]", self.parts["format"].values())
 

@@ -11,7 +11,7 @@ import yaml
 
 from ftx import AppSettings, Bundle, HubError, Publisher, RecipeError
 from ftx.atomic import write_text
-from ftx.publish.app_settings import fetched_model
+from ftx.publish.app_settings import fetched_model, pins
 from ftx.publish.credentials import scrub
 from ftx.publish.licence import card_head
 from ftx_modelscope.by_git import ByGit
@@ -170,19 +170,11 @@ def _lines(logs: Iterable[Any]) -> Iterable[str]:
         yield from (line.strip() for line in str(text).splitlines() if line.strip())
 
 
-def _pins(folder: Path) -> dict[str, str]:
-    """The exact versions in requirements.txt."""
-    path = folder / "requirements.txt"
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    pairs = (line.partition("==") for line in lines)
-    return {name.strip(): version.strip() for name, equals, version in pairs if equals}
-
-
 def _sdk(folder: Path) -> str:
     """What runs the app. Raises RecipeError."""
-    pins = _pins(folder)
+    pinned = pins(folder)
     for sdk in ("streamlit", "gradio"):
-        if sdk in pins:
+        if sdk in pinned:
             return sdk
     for sdk, start in (("docker", "Dockerfile"), ("static", "index.html")):
         if (folder / start).is_file():
@@ -192,7 +184,7 @@ def _sdk(folder: Path) -> str:
 
 def _version(api: Any, folder: Path) -> str | None:
     """The app's Gradio, or the newest of the same major that the hub has: requirements.txt replaces it."""
-    wanted = _pins(folder)["gradio"]
+    wanted = pins(folder)["gradio"]
     offered = [str(one.get("version")) for one in api.list_studio_sdk_versions(sdk_type="gradio")]
     near = [version for version in offered if version.split(".")[0] == wanted.split(".")[0]]
     return wanted if wanted in offered else max(near, key=_number, default=None)
@@ -204,6 +196,6 @@ def _number(version: str) -> tuple[int, ...]:
 
 def _image(api: Any, folder: Path) -> str | None:
     """An image with the apps' Python, and with the app's torch where there is one."""
-    torch = f"torch{_pins(folder).get('torch', '')}"
+    torch = f"torch{pins(folder).get('torch', '')}"
     offered = [str(one.get("name")) for one in api.list_studio_base_images()]
     return max((name for name in offered if PYTHON in name), key=lambda name: (torch in name, name), default=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import Field
 from ftx.checkpoint_files import read_json
 from ftx.contracts import Bundle, Publisher
 from ftx.errors import RecipeError
-from ftx.publish.app_settings import fetched_model
+from ftx.publish.app_settings import fetched_model, pins
 from ftx.publish.git_publisher import GitPublisher
 from ftx.publish.hardware import lent_by
 from ftx.publish.sizing import demand_of_app, told
@@ -61,7 +60,7 @@ class OpenXLabApp(GitPublisher):
             problems.append(f"settings.json: the app answers on port {port}, and OpenXLab asks on {PORT} alone")
         if not (folder / "app.py").is_file():
             problems.append("app.py is missing: OpenXLab starts an app by it")
-        for package, version in _pins(folder).items():
+        for package, version in pins(folder).items():
             if package in TOO_NEW and _major(version) >= TOO_NEW[package]:
                 problems.append(
                     f"requirements.txt: {package} {version} does not install on OpenXLab's Python {PYTHON}; take one "
@@ -109,20 +108,13 @@ def _json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _pins(folder: Path) -> dict[str, str]:
-    path = folder / "requirements.txt"
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    found = (re.match(r"([\w-]+)\s*==\s*(\d+[\w.]*)", line) for line in lines)
-    return {one[1].lower(): one[2] for one in found if one}
-
-
 def _major(version: str) -> int:
     """Of a version that begins with a digit, as 5rc1."""
     return int("".join(takewhile(str.isdecimal, version)))
 
 
 def _page(bundle: Bundle) -> str:
-    return "Streamlit" if "streamlit" in _pins(bundle.folder) else "Gradio"
+    return "Streamlit" if "streamlit" in pins(bundle.folder) else "Gradio"
 
 
 def _hardware(folder: Path) -> str:

@@ -39,6 +39,7 @@ class OpenXLab(GitPublisher):
     takes = ("adapter", "merged", "model", "app")
     variable = "OPENXLAB_TOKEN"
     user_variable = "OPENXLAB_USER"
+    also = (*KEYS, "GITHUB_TOKEN", "GITHUB_USER")  # of its client, and of its apps
     settings_page = "key management (密钥管理), Git access token (Git 访问令牌), one that may write (可写)"
     host: str = Field("https://code.openxlab.org.cn", description="the git host; of an app https://github.com")
     site: str = Field("https://openxlab.org.cn", description="the web page")

@@ -23,13 +23,15 @@ class Inputs:
     """`checks`: arguments of `ftx data check` for each set, quoted for a shell.
 
     `files`: paths and patterns, folders with a slash at the end; `tokens`: variables that hold what hubs ask for;
-    `local`: whether the base is a folder; `adapter`: whether an adapter is what is trained.
+    `hubs`: all variables that publishers read; `local`: whether the base is a folder; `adapter`: whether an adapter is
+    what is trained.
     """
 
     recipe: str
     checks: tuple[str, ...]
     files: tuple[str, ...]
     tokens: tuple[str, ...]
+    hubs: tuple[str, ...]
     local: bool
     adapter: bool
 
@@ -65,6 +67,7 @@ def read_inputs(recipe: Path, root: Path, registry: Registry) -> Inputs:
         tuple(words for words in checks if words),
         tuple(dict.fromkeys(files)),
         tuple(dict.fromkeys(tokens)),
+        registry.hub_variables(),
         hubs[0]["name"] == "files",
         registry.method(read.method["name"]).produces == "adapter",
     )

@@ -17,6 +17,7 @@ import yaml
 
 from ftx.ci.inputs import Inputs
 from ftx.errors import RecipeError, StorageError
+from ftx.redaction import SECRET_VARIABLE
 from ftx.templates import rendered_with_brackets
 
 STEPS = "ci/ftx.sh"
@@ -112,6 +113,8 @@ def rendered(pipeline: Pipeline) -> dict[str, str]:
         "inputs": list(dict.fromkeys(path + every if path.endswith("/") else path for path in read)),
         "local_model": inputs.local,
         "read_tokens": list(inputs.tokens),
+        "secrets": [name for name in inputs.hubs if SECRET_VARIABLE.search(name)],
+        "open": [name for name in inputs.hubs if not SECRET_VARIABLE.search(name)],
         "publish": pipeline.publish and {**vars(pipeline.publish), "tokens": list(pipeline.publish.tokens)},
         "actions": ACTIONS,
         "attempts": ATTEMPTS,

@@ -98,7 +98,7 @@ def _call(asked: Asked, registry: Registry) -> Call:
         memory=asked.memory,
         mounts=mounts_of(needs, asked.mounts, caches),
         environment=environment,
-        passed=travelling(asked.variables),
+        passed=travelling(asked.variables, registry.hub_variables()),
         terminal=ours,
         stdin=not sys.stdin.isatty() and _asks(words),
     )

@@ -11,6 +11,7 @@ from ftx.containers.engine import Engine
 from ftx.containers.mounts import Mount
 from ftx.containers.secret_files import OTHERS, PLACE
 from ftx.errors import RecipeError
+from ftx.redaction import SECRET_VARIABLE
 
 # Commands that are for the network; all others get none unless it is asked for.
 OPEN = (
@@ -40,9 +41,6 @@ TRAVEL = {
     "HF_ENDPOINT",
     "HF_HUB_DISABLE_XET",
     "MODELSCOPE_ENDPOINT",
-    "OPENXLAB_USER",
-    "FTX_GIT_USER",
-    "GITHUB_USER",
 }
 TRAVEL_BY = ("OMP_", "NCCL_", "GLOO_", "TORCH_")
 
@@ -79,12 +77,16 @@ def network_of(words: list[str], given: str | None) -> str:
     return HOST if any(tuple(words[: len(one)]) == one for one in OPEN) else NONE
 
 
-def travelling(given: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of our variables that go along, and those of --env. Raises RecipeError for one that is not set."""
+def travelling(given: tuple[str, ...], hubs: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The names of our variables that go along, those of --env, and of `hubs`, what publishers read, what is no secret.
+
+    Raises RecipeError for one of --env that is not set.
+    """
     for name in given:
         if name not in os.environ:
             raise RecipeError(f"--env {name}: no such variable is set; set it, or leave it out")
-    known = [name for name in os.environ if name in TRAVEL or name.startswith(TRAVEL_BY)]
+    open_ones = TRAVEL | {name for name in hubs if not SECRET_VARIABLE.search(name)}
+    known = [name for name in os.environ if name in open_ones or name.startswith(TRAVEL_BY)]
     return tuple(sorted({*known, *given}))
 
 

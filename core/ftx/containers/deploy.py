@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import ftx
 from ftx.atomic import write_text
 from ftx.errors import RecipeError, StorageError
+from ftx.templates import template_folder
 
 WRITES = {
     "compose": ("compose.yaml", "compose.gpu.yaml"),
@@ -28,12 +28,5 @@ def write_files(kind: str, out: Path) -> list[Path]:
     except OSError as error:
         raise StorageError(f"--out: {out} cannot be made: {error.strerror}") from None
     for target in targets:
-        write_text(target, (_files() / kind / target.name).read_text("utf-8"))
+        write_text(target, (template_folder() / kind / target.name).read_text("utf-8"))
     return targets
-
-
-def _files() -> Path:
-    """The folder ftx.deploy_templates: inside the installed package, or at the top of a checkout."""
-    package = Path(ftx.__file__).parent
-    places = (package / "deploy_templates", package.parents[1] / "deploy_templates")
-    return next(place for place in places if place.is_dir())

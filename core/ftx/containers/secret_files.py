@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 
 PLACE = "/run/secrets"  # where Docker's and Compose's secrets are, too
 SERVE_KEY = "FTX_API_KEY"
-HUB_TOKENS = (
-    "HF_TOKEN",
-    "MODELSCOPE_API_TOKEN",
-    "OPENXLAB_TOKEN",
-    "OPENXLAB_AK",
-    "OPENXLAB_SK",
-    "FTX_GIT_TOKEN",
-    "GITHUB_TOKEN",
-)
 OTHERS = {"HF_TOKEN": "HF_TOKEN_PATH"}  # variables by which a hub's own client names a file
 
 
@@ -42,7 +33,8 @@ def wanted_secrets(words: list[str], registry: Registry, *, network: bool) -> di
     if not network:
         return {}
     serves = words[:1] == ["serve"] or words[:2] == ["lmdeploy", "serve"]
-    names = (SERVE_KEY,) if serves else (*HUB_TOKENS, SERVE_KEY, "SERPER_API_KEY", *_named(words))
+    hubs = [name for name in registry.hub_variables() if SECRET_VARIABLE.search(name)]
+    names = [SERVE_KEY] if serves else [*hubs, SERVE_KEY, "SERPER_API_KEY", *_named(words)]
     places = {} if serves else _addresses(registry)
     return {name: value for name in names if (value := token(name, places.get(name)))}
 

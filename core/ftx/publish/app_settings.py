@@ -15,6 +15,7 @@ from ftx.publish.gate import GateError, credentials_in
 from ftx.redaction import SHORTEST_SECRET
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PIN = re.compile(r"\s*([\w-]+)\s*==\s*(\d[\w.+!]*)")
 LARGEST = 16 << 20  # bytes; a file that holds a secret written out is a text, and shorter
 
 
@@ -70,6 +71,14 @@ def refuse_written_secrets(folder: Path, names: Sequence[str], settings: AppSett
                 raise GateError(
                     f"{name} holds the value of --secret {secret}; take it out, the app reads it when it runs"
                 )
+
+
+def pins(folder: Path) -> dict[str, str]:
+    """The exact versions in an app's requirements.txt, by package in small letters."""
+    path = folder / "requirements.txt"
+    lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+    found = (PIN.match(line) for line in lines)
+    return {one[1].lower(): one[2] for one in found if one}
 
 
 def fetched_model(folder: Path, hub: str) -> tuple[str, str] | None:
