@@ -75,6 +75,10 @@ def test_an_image_holds_what_setup_cfg_wants_in_the_versions_of_the_constraints(
     assert not others, "run: sh scripts/image_locks"
 
 
+def test_the_cuda_image_holds_deepspeed() -> None:
+    assert "deepspeed" in locked("cuda")
+
+
 def test_the_serving_image_holds_lmdeploys_lock() -> None:
     assert pinned(ROOT / "plugins" / "ftx_lmdeploy" / "lmdeploy.lock").items() <= locked("lmdeploy").items()
 
