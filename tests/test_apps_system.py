@@ -207,11 +207,18 @@ def test_gradio_chat_in_a_browser(served: Any, page: Any) -> None:
 
 def cleared(page: Any) -> None:
     """Clear takes all that was said away, and what is asked next is answered."""
+    idle(page)
     page.get_by_label("Clear").click()
     page.locator(BOT).first.wait_for(state="detached")
     ask(page, "What colour is snow?")
     page.locator(BOT).filter(has_text="Snow is white.").wait_for()
     assert page.locator(BOT).count() == 1
+    idle(page)
+
+
+def idle(page: Any) -> None:
+    """Wait for the end of an answer, which stands whole on the page before that: Gradio takes nothing else until then."""
+    page.locator("button.stop-button").wait_for(state="detached")
 
 
 @pytest.mark.parametrize("name", ["gradio_chat", "gradio_vision"])
