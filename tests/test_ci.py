@@ -122,7 +122,9 @@ DOCKER = """\
 #!/bin/sh
 echo "$@" >>"$SAID"
 for word; do
-    case $word in *:/run/secrets/*) cat "${word%%:*}" >>"$SAID.inside"; ls -l "${word%%:*}" >>"$SAID.rights" ;; esac
+    file=${word#*'"source='}
+    file=${file%%'"'*}
+    case $word in *target=/run/secrets/*) cat "$file" >>"$SAID.inside"; ls -l "$file" >>"$SAID.rights" ;; esac
 done
 """
 
@@ -145,8 +147,10 @@ def test_tokens_reach_the_image_as_files_and_where_they_are_needed(ftx: Any, pla
         subprocess.run(["sh", "ci/ftx.sh", step], cwd=place, env=env, check=True)
     train, report = (tmp_path / "said").read_text("utf-8").splitlines()
     assert "--env HF_TOKEN_FILE=/run/secrets/HF_TOKEN " in train
-    assert f"--volume {place}/token:/run/secrets/FTX_GIT_TOKEN:ro --env FTX_GIT_TOKEN_FILE=" in train
-    assert f"--volume {tmp_path}/hf:{tmp_path}/hf " in train
+    token = f'--mount type=bind,"source={place}/token","target=/run/secrets/FTX_GIT_TOKEN",readonly '
+    assert f"{token}--env FTX_GIT_TOKEN_FILE=" in train
+    for path in (place, f"{tmp_path}/hf"):  # quoted, as a colon or a comma would part it otherwise
+        assert f'--mount type=bind,"source={path}","target={path}" ' in train
     assert "MODELSCOPE" not in train
     assert "secret" not in train.replace("/run/secrets/", "")
     assert "TOKEN" not in report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -292,6 +293,14 @@ def test_standard_input_is_no_file_to_mount(argv: Any, monkeypatch: pytest.Monke
     assert "--interactive" in command
 
 
+def test_a_path_with_a_comma_or_a_line_break_is_quoted(argv: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    for name in ("a,b", "a\nb"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        path = tmp_path / name
+        assert f'--mount=type=bind,"source={path}","target={path}",readonly' in argv("plan")
+
+
 def test_the_users_other_groups_go_along(argv: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "getgroups", lambda: [os.getegid(), 54321])
     assert "--group-add=54321" in argv("plan")
@@ -549,6 +558,20 @@ def test_deploy_writes_valid_files(ftx: Any, deployed: Path) -> None:
     refused = ftx("deploy", "compose", "--out", deployed)
     assert refused.code == 2
     assert "compose.yaml is there already" in refused.err
+
+
+def test_compose_takes_paths_with_spaces_and_colons(deployed: Path) -> None:
+    services = yaml.safe_load((deployed / "compose.yaml").read_text("utf-8"))["services"]
+    for name, service in services.items():
+        for one in service["volumes"]:
+            assert isinstance(one, dict) or "$" not in one, name
+        command = service.get("command", [])
+        words = (
+            shlex.split(command) if isinstance(command, str) else command
+        )  # as Compose takes it apart, once filled in
+        assert "${FTX_RECIPE:-recipe.yaml}" in words or "train" not in words
+    for name in ("node0", "node1"):
+        assert '"${FTX_RECIPE:-recipe.yaml}"' in services[name]["command"]
 
 
 def test_the_train_job_says_nothing_that_the_trainer_does_not_know(deployed: Path) -> None:
