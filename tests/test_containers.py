@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import signal
 import stat
@@ -19,6 +20,7 @@ import pytest
 import yaml
 
 from conftest import TINY, closed, write_rows
+from engines import ROOT
 from ftx.containers import run
 from ftx.containers.command import Call
 from ftx.containers.engine import ContainerError, End, Engine, Image
@@ -572,6 +574,22 @@ def test_compose_takes_paths_with_spaces_and_colons(deployed: Path) -> None:
         assert "${FTX_RECIPE:-recipe.yaml}" in words or "train" not in words
     for name in ("node0", "node1"):
         assert '"${FTX_RECIPE:-recipe.yaml}"' in services[name]["command"]
+
+
+def test_the_dev_container_refers_to_what_is_there() -> None:
+    read = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text("utf-8"))
+    assert set(read) == {"name", "image", "features", "containerEnv", "mounts", "postCreateCommand", "customizations"}
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    (made,) = re.findall(r"make (\S+)", read["postCreateCommand"])
+    venv = re.findall(r"^VENV \?= (\S+)$", makefile, re.MULTILINE)[0]
+    assert f"TEST := {made.replace(venv, '$(VENV)')}\n" in makefile
+    assert all(f"{name} ?=" in makefile for name in read["containerEnv"])
+    editor = read["customizations"]["vscode"]["settings"]
+    assert editor["python.defaultInterpreterPath"] == f"${{workspaceFolder}}/{venv}/bin/python"
+    (version,) = re.findall(r"-3\.(\d+)-", read["image"])
+    assert int(version) >= 11  # Python's, as setup.cfg asks for
+    user = re.findall(r"target=/home/(\w+)/", read["mounts"][0])[0]
+    assert f"chown {user}: /home/{user}/.cache" in read["postCreateCommand"]
 
 
 def test_the_train_job_says_nothing_that_the_trainer_does_not_know(deployed: Path) -> None:

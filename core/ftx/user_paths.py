@@ -15,7 +15,8 @@ def refuse_bad_paths() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RecipeError(f"{error.filename} cannot be looked at: {error.strerror}") from None
+        name = error.filename or "the working folder"  # the system's word on that names none
+        raise RecipeError(f"{name} cannot be looked at: {error.strerror}") from None
 
 
 def current_folder() -> Path:
