@@ -106,6 +106,19 @@ def _in_tmp(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatc
     monkeypatch.chdir(tmp_path)
 
 
+def closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder that may not be entered, not even by root, whom rights do not keep out."""
+    folder.mkdir()
+    stat = os.stat
+
+    def refusing(path: Any, **given: Any) -> os.stat_result:
+        if folder in (Path.cwd() / os.fspath(path)).parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **given)
+
+    monkeypatch.setattr(os, "stat", refusing)
+
+
 def chat(question: str, answer: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 

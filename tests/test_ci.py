@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import FIXTURES
+from conftest import FIXTURES, closed
 from pipelines import IMAGE, ROOT, TOOLS, node_tool, project
 
 KINDS = ("github", "gitlab", "jenkins", "shell")
@@ -122,7 +122,9 @@ DOCKER = """\
 #!/bin/sh
 echo "$@" >>"$SAID"
 for word; do
-    case $word in *:/run/secrets/*) cat "${word%%:*}" >>"$SAID.inside"; ls -l "${word%%:*}" >>"$SAID.rights" ;; esac
+    file=${word#*'"source='}
+    file=${file%%'"'*}
+    case $word in *target=/run/secrets/*) cat "$file" >>"$SAID.inside"; ls -l "$file" >>"$SAID.rights" ;; esac
 done
 """
 
@@ -145,8 +147,10 @@ def test_tokens_reach_the_image_as_files_and_where_they_are_needed(ftx: Any, pla
         subprocess.run(["sh", "ci/ftx.sh", step], cwd=place, env=env, check=True)
     train, report = (tmp_path / "said").read_text("utf-8").splitlines()
     assert "--env HF_TOKEN_FILE=/run/secrets/HF_TOKEN " in train
-    assert f"--volume {place}/token:/run/secrets/FTX_GIT_TOKEN:ro --env FTX_GIT_TOKEN_FILE=" in train
-    assert f"--volume {tmp_path}/hf:{tmp_path}/hf " in train
+    token = f'--mount type=bind,"source={place}/token","target=/run/secrets/FTX_GIT_TOKEN",readonly '
+    assert f"{token}--env FTX_GIT_TOKEN_FILE=" in train
+    for path in (place, f"{tmp_path}/hf"):  # quoted, as a colon or a comma would part it otherwise
+        assert f'--mount type=bind,"source={path}","target={path}" ' in train
     assert "MODELSCOPE" not in train
     assert "secret" not in train.replace("/run/secrets/", "")
     assert "TOKEN" not in report
@@ -195,6 +199,65 @@ def test_names_are_quoted_for_whoever_reads_them(ftx: Any, place: Path) -> None:
     assert "猫 1.yaml" in yaml.safe_load(files[".gitlab-ci.yml"])[".inputs"]
     assert '- "猫 1.yaml"' in files[".github/workflows/ftx.yml"]
     assert "hashFiles('猫 1.yaml')" in files[".github/workflows/ftx.yml"]
+
+
+@pytest.mark.parametrize(
+    ("path", "github", "gitlab"),
+    [
+        ("data/**.jsonl", "data/**.jsonl", "data/**.jsonl"),
+        ("data/ro[1].jsonl", "data/**", "data/**/*"),
+        ("data/row?.jsonl", "data/**", "data/**/*"),
+        ("r+ws.jsonl", "**", "**/*"),
+        ("data/b{1}", "data/**", "data/**/*"),
+    ],
+)
+def test_of_a_name_that_is_a_pattern_the_folder_is_watched(
+    ftx: Any, place: Path, path: str, github: str, gitlab: str
+) -> None:
+    (place / "data" / "b{1}").mkdir()
+    for name in ("data/ro[1].jsonl", "r+ws.jsonl", "data/b{1}/rows.jsonl"):
+        (place / name).write_text((place / "data" / "rows.jsonl").read_text("utf-8"), "utf-8")
+    (place / "recipe.yaml").write_text(yaml.safe_dump({"model": "base", "data": path}), "utf-8")
+    for kind in ("github", "gitlab"):
+        result = ftx("ci", "init", kind, "--image", IMAGE, "--force")
+        assert result.code == 0, result.err
+    files = written(place)
+    events = yaml.safe_load(files[".github/workflows/ftx.yml"])[True]  # "on" to readers of YAML 1.1
+    assert (events["push"]["paths"][2], events["push"]["paths"][3]) == ("base/**", github)
+    assert yaml.safe_load(files[".gitlab-ci.yml"])[".inputs"][3] == gitlab
+
+
+@pytest.mark.parametrize("name", ["c++.yaml", "!a.yaml", "a[1].yaml", "a{1}.yaml", "a*.yaml"])
+def test_a_recipe_that_is_called_as_a_pattern_is_refused(ftx: Any, place: Path, name: str) -> None:
+    (place / name).write_text((place / "recipe.yaml").read_text("utf-8"), "utf-8")
+    for words in (["--recipe", name], ["--probes", name]):
+        result = ftx("ci", "init", "gitlab", "--image", IMAGE, *words)
+        assert (result.code, "for a pattern; give it another name" in result.err) == (2, True), result.err
+    assert not (place / ".gitlab-ci.yml").exists()
+
+
+@pytest.mark.parametrize("columns", [{"prompt": "a,b"}, {"prompt": " q"}, {"a=b": "q"}])
+def test_columns_that_no_command_line_can_say_are_read_when_trained_on(
+    ftx: Any, place: Path, columns: dict[str, str]
+) -> None:
+    sets = [{"path": "data/rows.jsonl", "columns": columns}, {"path": "data/rows.jsonl", "columns": {"prompt": "q"}}]
+    (place / "recipe.yaml").write_text(yaml.safe_dump({"model": "base", "data": sets}), "utf-8")
+    assert ftx("ci", "init", "shell").code == 0
+    lines = [line for line in written(place)["ci/ftx.sh"].splitlines() if "data check" in line]
+    assert lines == ["    ftx_with_hub data check data/rows.jsonl --columns prompt=q"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--recipe", "ci/r.yaml"], ["--probes", "ci/q.txt"], ["--recipe", "x" * 300], []],
+)
+def test_a_path_that_cannot_be_looked_at_is_told(
+    ftx: Any, place: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed(place / "ci", monkeypatch)
+    result = ftx("ci", "init", "shell", *words)
+    assert (result.code, " cannot be looked at: " in result.err) == (2, True), result.err
+    assert result.err.count("\n") == 1
 
 
 def test_written_from_elsewhere_it_says_how_to_write_it_from_the_project(
@@ -264,6 +327,8 @@ def test_a_wrong_word_is_named(ftx: Any, place: Path, words: list[str], sentence
         ),
         ("model: base", "data: is required"),
         ("model: base\ndata: [unclosed", "recipe recipe.yaml is broken YAML"),
+        ("model: base\ndata: {sets: [{source: {name: files}}]}", "data.source.path: is required"),
+        (f"model: base\ndata: {'x' * 300}", "cannot be looked at: File name too long"),
         ("model: base\ndata: data/none.jsonl", "data.sets.0.path: data/none.jsonl is not in ."),
         ("model: base\ndata: ../rows.jsonl", "data.sets.0.path: ../rows.jsonl is not in ."),
         ("model: there\ndata: data/rows.jsonl", "model: there is not in ."),

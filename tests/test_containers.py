@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -16,13 +19,14 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import TINY, write_rows
+from conftest import TINY, closed, write_rows
+from engines import ROOT
 from ftx.containers import run
 from ftx.containers.command import Call
 from ftx.containers.engine import ContainerError, End, Engine, Image
-from ftx.containers.mounts import Mount, refuse_unreadable
+from ftx.containers.mounts import Mount, make_folders, missing_of, refuse_unreadable
 from ftx.containers.secret_files import secret_files
-from ftx.errors import RecipeError
+from ftx.errors import RecipeError, StorageError
 from ftx.publish.credentials import token
 from ftx.publish.logins import save
 
@@ -31,6 +35,20 @@ def mounts(argv: list[str]) -> dict[str, bool]:
     """The mounted folders of an engine's command, and whether each may be written."""
     given = [word.removeprefix("--mount=").split(",") for word in argv if word.startswith("--mount=")]
     return {one[1].removeprefix("source="): "readonly" not in one for one in given}
+
+
+def test_the_note_on_the_network_is_for_what_had_none(
+    ftx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftx.containers.call.carry_out", lambda *given: 5)
+    for words, noted in (
+        (["train"], True),
+        (["torchrun", "-m", "ftx", "train"], True),
+        (["publish", "git"], False),
+        (["serve", "x"], False),
+    ):
+        assert ("it had no network in the container" in ftx("run", "--", *words).err) == noted, words
+    assert "no network" not in ftx("run", "--network", "--", "train").err
 
 
 @pytest.fixture
@@ -149,6 +167,142 @@ def test_a_base_that_a_recipe_fetches_has_the_hubs_cache(
     assert f"--env=HF_HUB_CACHE={tmp_path / 'cache'}" not in argv("train", "--model", TINY)
 
 
+def test_a_recipe_of_any_name_is_read(argv: Any, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "cats.recipe").write_text(yaml.safe_dump({"model": str(TINY), "out": str(tmp_path / "a/b")}))
+    for words in (["here/cats.recipe"], ["--json", "here/cats.recipe"]):
+        found = mounts(argv("train", *words))
+        assert (found[str(TINY)], found[str(tmp_path / "a")]) == (False, True)
+
+
+def test_what_is_published_unnamed_is_written_beside(argv: Any, tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / "runs" / name / "adapter").mkdir(parents=True)
+        (tmp_path / "runs" / name / "adapter" / "ftx.json").write_text("{}")
+    os.utime(tmp_path / "runs/old/adapter/ftx.json", (1, 1))
+    (tmp_path / "ann" / "cats").mkdir(parents=True)
+    found = mounts(argv("publish", "git", "--repo", "ann/cats"))
+    written = {path for path, writable in found.items() if writable}
+    assert written == {os.environ["FTX_CACHE"], str(tmp_path / "runs/new")}
+
+
+@pytest.mark.parametrize("pattern", ["../data/r?ws.jsonl", "../data/[r]ows.jsonl", "../data/**/rows.jsonl"])
+def test_a_pattern_brings_the_folder_that_it_starts_from(
+    argv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    for name in ("data", "here"):
+        (tmp_path / name).mkdir()
+    write_rows(tmp_path / "data" / "rows.jsonl", 1)
+    monkeypatch.chdir(tmp_path / "here")
+    assert str(tmp_path / "data") in mounts(argv("train", "--data", pattern))
+
+
+def test_a_question_is_no_pattern(argv: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(tmp_path) not in mounts(argv("chat", TINY, "--once", "What is it?"))
+
+
+def test_up_again_from_a_link_is_refused(ftx: Any, tmp_path: Path) -> None:
+    (tmp_path / "far" / "sub").mkdir(parents=True)
+    write_rows(tmp_path / "far" / "rows.jsonl", 1)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "sub")
+    for words in (["--data", "link/../rows.jsonl"], ["--out", "link/../runs"]):
+        refused = ftx("run", "--dry-run", "--", "train", *words)
+        assert refused.code == 2
+        assert f"goes through a link and up again; write it as {tmp_path}/far/r" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "recipe", "sentence"),
+    [
+        (["--out", "x" * 300], "", "cannot be looked at: File name too long"),
+        ([], 'out: "a\\0b/c"', "is no path: it holds a NUL"),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_told(
+    ftx: Any, tmp_path: Path, words: list[str], recipe: str, sentence: str
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"model: base\n{recipe}\n")
+    refused = ftx("run", "--dry-run", "--", "train", "recipe.yaml", *words)
+    assert (refused.code, sentence in refused.err) == (2, True), refused.err
+    assert len(refused.err.splitlines()) == 1
+
+
+def test_a_recipe_that_cannot_be_read_is_told_inside(argv: Any, tmp_path: Path) -> None:
+    for text in ("model: &a [*a]", "model: 2020-13-45", "model: [unclosed"):
+        (tmp_path / "recipe.yaml").write_text(text)
+        argv("train", "recipe.yaml")
+
+
+def test_a_closed_folder_is_told(ftx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed(tmp_path / "closed", monkeypatch)
+    for words in (
+        ["run", "--dry-run", "--", "train", "--out", "closed/x"],
+        ["deploy", "compose", "--out", "closed/in"],
+    ):
+        refused = ftx(*words)
+        assert (refused.code, len(refused.err.splitlines())) == (2, 1), refused.err
+        assert "cannot be looked at: Permission denied" in refused.err
+
+
+def test_a_removed_working_folder_is_told(ftx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    refused = ftx("run", "--dry-run", "--", "plan")
+    assert (refused.code, refused.err) == (2, "ftx: the working folder was removed; change into one that is there\n")
+
+
+def test_nothing_lies_over_the_images_programs(
+    ftx: Any, argv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "opt" / "ftx"
+    (own / "project").mkdir(parents=True)
+    monkeypatch.setattr("ftx.containers.mounts.IMAGES_OWN", (own,))
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "link").symlink_to(own)
+    monkeypatch.chdir(tmp_path / "work")
+    assert str(own) not in mounts(argv("plan"))  # a link that nobody named
+    for words in (["--", "train", "--out", own / "a"], ["--mount", own / "project", "--", "plan"]):
+        refused = ftx("run", "--dry-run", *words)
+        assert (refused.code, f"would lie over {own}" in refused.err) == (2, True), refused.err
+
+
+def test_another_users_folder_is_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[Path, tuple[int, int]] = {}
+    monkeypatch.setattr(os, "chown", lambda path, user, group: given.update({path: (user, group)}))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    missing = missing_of([Mount(tmp_path / "a/runs", True), Mount(tmp_path / "b")])
+    assert missing == [tmp_path / "a/runs", tmp_path / "a"]
+    make_folders(missing, (12345, 54321))
+    assert given == dict.fromkeys(missing, (12345, 54321))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(RecipeError, match=f"run: mkdir -p -m 777 {tmp_path}/c, or name another with --user"):
+        make_folders([tmp_path / "c"], (12345, 54321))
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_dry_run_says_what_to_make_first(ftx: Any, tmp_path: Path) -> None:
+    shown = ftx("run", "--dry-run", "--", "train")
+    assert f"note: first make what it writes to: mkdir -p {tmp_path}/runs" in " ".join(shown.err.split())
+    (tmp_path / "runs").mkdir()
+    assert "mkdir" not in ftx("run", "--dry-run", "--", "train").err
+
+
+def test_standard_input_is_no_file_to_mount(argv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = argv("data", "check", "/dev/stdin")
+    assert not [path for path in mounts(command) if path.startswith(("/dev", "/proc"))]
+    assert "--interactive" in command
+
+
+def test_a_path_with_a_comma_or_a_line_break_is_quoted(argv: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    for name in ("a,b", "a\nb"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        path = tmp_path / name
+        assert f'--mount=type=bind,"source={path}","target={path}",readonly' in argv("plan")
+
+
 def test_the_users_other_groups_go_along(argv: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "getgroups", lambda: [os.getegid(), 54321])
     assert "--group-add=54321" in argv("plan")
@@ -217,6 +371,18 @@ def test_a_secret_file_is_its_readers_alone_and_goes(monkeypatch: pytest.MonkeyP
         monkeypatch.delenv("HF_TOKEN", raising=False)
         assert token("HF_TOKEN") == "hf_secretsecret"
     assert not files["HF_TOKEN"].parent.exists()
+
+
+def test_a_full_temporary_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*words: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ftx.containers.secret_files._write", full)
+    with (
+        pytest.raises(StorageError, match="takes no files: No space left on device; name another with TMPDIR"),
+        secret_files({"HF_TOKEN": "x"}, (os.geteuid(), os.getegid())),
+    ):
+        pytest.fail("it has a file")
 
 
 def test_the_users_own_uid_few_rights_and_gpus_on_request(argv: Any) -> None:
@@ -323,7 +489,9 @@ def test_in_container_hands_on_the_same_words(ftx: Any, monkeypatch: pytest.Monk
     [
         (["--gpus", "two"], "--gpus two: write all, none, or numbers as 0,1"),
         (["--memory", "lots"], "--memory lots: write a number with k, m or g, as 16g"),
-        (["--user", "ann"], "--user ann: write numbers, as 1000:1000"),
+        (["--user", "ann"], "--user ann: write numbers below 2147483648, as 1000:1000"),
+        (["--user", "99999999999:1"], "--user 99999999999:1: write numbers below 2147483648, as 1000:1000"),
+        (["--user", "1:2147483648"], "--user 1:2147483648: write numbers below 2147483648, as 1000:1000"),
         (["--mount", "nowhere:rw"], "nowhere is not there"),
         (["--env", "NOT_SET_ANYWHERE"], "--env NOT_SET_ANYWHERE: no such variable is set"),
         (["--env", "HF_TOKEN"], "--env HF_TOKEN: tokens are handed over as files"),
@@ -392,6 +560,36 @@ def test_deploy_writes_valid_files(ftx: Any, deployed: Path) -> None:
     refused = ftx("deploy", "compose", "--out", deployed)
     assert refused.code == 2
     assert "compose.yaml is there already" in refused.err
+
+
+def test_compose_takes_paths_with_spaces_and_colons(deployed: Path) -> None:
+    services = yaml.safe_load((deployed / "compose.yaml").read_text("utf-8"))["services"]
+    for name, service in services.items():
+        for one in service["volumes"]:
+            assert isinstance(one, dict) or "$" not in one, name
+        command = service.get("command", [])
+        words = (
+            shlex.split(command) if isinstance(command, str) else command
+        )  # as Compose takes it apart, once filled in
+        assert "${FTX_RECIPE:-recipe.yaml}" in words or "train" not in words
+    for name in ("node0", "node1"):
+        assert '"${FTX_RECIPE:-recipe.yaml}"' in services[name]["command"]
+
+
+def test_the_dev_container_refers_to_what_is_there() -> None:
+    read = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text("utf-8"))
+    assert set(read) == {"name", "image", "features", "containerEnv", "mounts", "postCreateCommand", "customizations"}
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    (made,) = re.findall(r"make (\S+)", read["postCreateCommand"])
+    venv = re.findall(r"^VENV \?= (\S+)$", makefile, re.MULTILINE)[0]
+    assert f"TEST := {made.replace(venv, '$(VENV)')}\n" in makefile
+    assert all(f"{name} ?=" in makefile for name in read["containerEnv"])
+    editor = read["customizations"]["vscode"]["settings"]
+    assert editor["python.defaultInterpreterPath"] == f"${{workspaceFolder}}/{venv}/bin/python"
+    (version,) = re.findall(r"-3\.(\d+)-", read["image"])
+    assert int(version) >= 11  # Python's, as setup.cfg asks for
+    user = re.findall(r"target=/home/(\w+)/", read["mounts"][0])[0]
+    assert f"chown {user}: /home/{user}/.cache" in read["postCreateCommand"]
 
 
 def test_the_train_job_says_nothing_that_the_trainer_does_not_know(deployed: Path) -> None:

@@ -289,6 +289,16 @@ def test_broken_yaml_is_refused(text: str, ftx: Any) -> None:
     assert planned.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "text", ["model: 2020-13-45", "model: &a [*a]", "model: &a {b: *a}", "model: " + "[" * 3000, "model: " + "1" * 5000]
+)
+def test_yaml_of_impossible_values_is_refused(text: str, ftx: Any) -> None:
+    planned = ftx("plan", put(text))
+    assert planned.code == 2
+    assert planned.err.startswith("ftx: recipe recipe.yaml is broken YAML: ")
+    assert planned.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text", "3"])
 def test_a_recipe_that_is_no_mapping_is_refused(text: str, ftx: Any) -> None:
     planned = ftx("plan", put(text))
@@ -317,7 +327,7 @@ def test_a_setting_without_a_name_and_a_value_is_refused(setting: str, ftx: Any)
     assert (planned.code, planned.err) == (2, f"ftx: --set {setting}: write it as a.b=value\n")
 
 
-@pytest.mark.parametrize("setting", ["train.lr=[1", "train.lr={", "model='x"])
+@pytest.mark.parametrize("setting", ["train.lr=[1", "train.lr={", "model='x", "train.lr=2020-13-45"])
 def test_a_setting_with_a_broken_value_is_refused(setting: str, ftx: Any) -> None:
     planned = ftx("plan", "--set", setting)
     assert planned.code == 2

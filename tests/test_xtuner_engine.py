@@ -114,14 +114,52 @@ def test_an_image_sees_this_folder_and_what_the_config_names(ftx: Any, programs:
     done = ftx("xtuner", "run", "--image", "x:1", "--mount", more, "--print", "--", "train", "config.py", "--seed", "1")
     assert done.code == 0, done.err
     assert re.findall(r"--mount=type=bind,source=(\S+)", done.out) == [
-        f"{work},target={work}",
         f"{model},target={model},readonly",
         f"{more},target={more},readonly",
+        f"{work},target={work}",
     ]
     assert f"--workdir={work}" in done.out
     assert "--network=none" in done.out
     assert done.out.endswith("x:1 train config.py --seed 1\n")
     assert "--gpus" not in done.out
+
+
+def test_links_of_words_and_configs_lead_somewhere_in_the_image(
+    ftx: Any, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_engine(programs, 0)
+    for name in ("work", "configs", "hub/blobs", "hub/snapshots/main", "done"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "hub/blobs/1").write_text("x", "utf-8")
+    (tmp_path / "hub/snapshots/main/model.safetensors").symlink_to("../../blobs/1")
+    (tmp_path / "configs/cfg.py").write_text(f"base = '{tmp_path}/hub/snapshots/main'\n", "utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "configs")
+    monkeypatch.chdir(tmp_path / "work")
+    words = ("train", tmp_path / "link/cfg.py", "--work-dir", tmp_path / "done")
+    done = ftx("xtuner", "run", "--image", "x:1", "--print", "--", *words)
+    assert done.code == 0, done.err
+    found = dict(re.findall(rf"source={tmp_path}/(\S+?),target=\S+?(,readonly)?(?= )", done.out))
+    read = ("configs", "hub/blobs", "hub/snapshots/main", "link")
+    assert found == {**dict.fromkeys(read, ",readonly"), "done": "", "work": ""}
+
+
+@pytest.mark.parametrize(
+    "words", [("train", "c.py", "--work-dir=../wd"), ("convert", "pth_to_hf", "c.py", "p", "../wd")]
+)
+def test_what_is_written_elsewhere_must_be_there(
+    ftx: Any, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    put_engine(programs, 0)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    done = ftx("xtuner", "run", "--image", "x:1", "--print", "--", *words)
+    assert done.code == 2
+    assert f"{tmp_path}/wd is to be written and is not there; make it first: mkdir -p {tmp_path}/wd" in done.err
+    (tmp_path / "wd").mkdir()
+    assert (
+        f"source={tmp_path}/wd,target={tmp_path}/wd "
+        in ftx("xtuner", "run", "--image", "x:1", "--print", "--", *words).out
+    )
 
 
 def test_the_home_folder_is_not_handed_over(
@@ -145,7 +183,7 @@ def test_the_home_folder_is_not_handed_over(
         (["--image", "x:1"], None, "there is no Docker or Podman here to run an image with; install it"),
         (["--image", "x:1"], False, "there is no image x:1 here; fetch it: docker pull x:1, or name another with"),
         (["--image", "ftx:xtuner"], False, "there is no image ftx:xtuner here; build it from a checkout: make image-"),
-        (["--image", "x:1", "--mount", "gone"], True, "--mount: gone is not there"),
+        (["--image", "x:1", "--mount", "gone"], True, "gone is not there"),
         (["--mount", "."], None, "--mount is for an image; add --image ftx:xtuner"),
         (["--gpus"], None, "--gpus is for an image; add --image ftx:xtuner"),
         (["--gpsu"], None, "--gpsu"),
@@ -163,7 +201,7 @@ def test_what_is_lacking_is_said(
 
 def test_a_config_that_is_no_python_names_nothing(tmp_path: Path) -> None:
     (tmp_path / "config.py").write_text("base = (", "utf-8")
-    assert engine._named([str(tmp_path / "config.py")]) == {tmp_path / "config.py"}
+    assert engine._needs([str(tmp_path / "config.py")], tmp_path).reads == {tmp_path}
 
 
 def test_a_run_is_written_for_xtuner(tmp_path: Path) -> None:

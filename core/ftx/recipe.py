@@ -334,7 +334,13 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 2e-4 is a number, as people write learning rates."""
+    """YAML in which 2e-4 is a number, as people write learning rates, and nothing holds itself."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        node = super().compose_node(parent, index)
+        if node is not None and node.end_mark is None:  # an alias within what it stands for
+            raise yaml.composer.ComposerError(None, None, "a value holds itself", node.start_mark)
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -342,10 +348,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _load(text: str) -> Any:
+    """The value in a YAML text. Raises yaml.YAMLError."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  (_Loader is a SafeLoader)
+    except (ValueError, RecursionError) as error:  # a date in no month, endless digits, lists in lists
+        raise yaml.YAMLError(str(error)) from None
+
+
 def parse_value(text: str) -> Any:
     """A value from the command line, read as YAML. Raises RecipeError."""
     try:
-        return yaml.load(text, _Loader)  # noqa: S506  (_Loader is a SafeLoader)
+        return _load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"'{text}' is no YAML value: {str(error).splitlines()[0]}") from None
 
@@ -353,7 +367,7 @@ def parse_value(text: str) -> Any:
 def read_recipe(path: Path) -> dict[str, Any]:
     """The mapping in a recipe file. Raises RecipeError."""
     try:
-        value = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506
+        value = _load(path.read_text("utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"recipe {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import ast
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ftx import RecipeError
 from ftx.containers.command import NONE, Call, shown, travelling
 from ftx.containers.engine import find_engine
-from ftx.containers.mounts import Mount, is_own, refuse_own
+from ftx.containers.mounts import Needs, is_own, mounts_of, refuse_own, values_of
 from ftx.environments import NoEnvironment, own_variables, python_of
 from ftx.plugins import Registry
+from ftx.user_paths import current_folder, refuse_bad_paths
 
 NAME = "xtuner"
 IMAGE = "ftx:xtuner"
+WRITTEN = "work-dir"
+CONVERT = "convert"
 
 
 def in_environment(words: Sequence[str], registry: Registry) -> tuple[list[str], dict[str, str]]:
@@ -32,45 +36,51 @@ def in_environment(words: Sequence[str], registry: Registry) -> tuple[list[str],
 def in_image(words: Sequence[str], image: str, mounts: Iterable[Path], gpus: bool) -> list[str]:
     """The engine's command: this folder is written, what `words` and their configs name outside it is read.
 
-    Raises ContainerError without an engine or the image, RecipeError for a mount that is not there or a working folder
-    that is not handed over.
+    Raises ContainerError without an engine or the image, RecipeError for a mount that is not there or not handed over.
     """
-    here = refuse_own(Path.cwd())
+    here = refuse_own(current_folder())
     engine = find_engine()
     engine.image(image)
-    read = sorted({*_given(mounts), *_named(words)})
     call = Call(
         image=image,
         words=list(words),
         cwd=here,
         user=(os.geteuid(), os.getegid()),
         gpus="all" if gpus else NONE,
-        mounts=[Mount(here, True), *(Mount(path) for path in read if not path.is_relative_to(here))],
+        mounts=mounts_of(_needs(words, here), map(str, mounts), ()),
         passed=travelling(()),
     )
     return shown(call, engine)
 
 
-def _given(mounts: Iterable[Path]) -> list[Path]:
-    for path in mounts:
-        if not path.exists():
-            raise RecipeError(f"--mount: {path} is not there; name a folder or a file that is")
-    return [path.resolve() for path in mounts]
+@refuse_bad_paths()
+def _needs(words: Sequence[str], here: Path) -> Needs:
+    """What the words, and by absolute paths the texts in a config among them, name; `here` is written."""
+    needs = Needs(here)
+    needs.writes.add(here)
+    values = list(values_of(list(words)))
+    for name, value in values:
+        if name == WRITTEN:
+            _write(needs, value)
+            continue
+        needs.read(value)
+        path = needs.named(value)
+        for text in _texts(path) if path and path.suffix == ".py" else ():
+            if Path(text).is_absolute() and not is_own(Path(text)):
+                needs.read(text)
+    if words[0] == CONVERT:  # names what it writes last
+        _write(needs, [value for name, value in values if not name][-1])
+    return needs
 
 
-def _named(words: Iterable[str]) -> set[Path]:
-    """The files and folders that the words, and the texts in a config among them, name by absolute paths."""
-    found = {Path(word) for word in words if _there(Path(word))}
-    texts = {text for path in found if path.suffix == ".py" for text in _texts(path)}
-    outside = {path.resolve() for path in found} | {Path(text) for text in texts if Path(text).is_absolute()}
-    return {path for path in outside if _there(path) and not is_own(path)}
-
-
-def _there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a text that is no path, or in a folder that may not be entered
-        return False
+def _write(needs: Needs, text: str) -> None:
+    """Take in a folder that is to be written. Raises RecipeError for one elsewhere that is not there."""
+    path = needs.absolute(text)
+    if path.is_relative_to(needs.cwd):
+        return
+    if not path.is_dir():
+        raise RecipeError(f"{path} is to be written and is not there; make it first: mkdir -p {shlex.quote(str(path))}")
+    needs.writes.add(path)
 
 
 def _texts(config: Path) -> Iterable[str]:

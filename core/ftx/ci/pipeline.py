@@ -19,6 +19,7 @@ from ftx.ci.inputs import Inputs
 from ftx.errors import RecipeError, StorageError
 from ftx.redaction import SECRET_VARIABLE
 from ftx.templates import rendered_with_brackets
+from ftx.user_paths import refuse_bad_paths
 
 STEPS = "ci/ftx.sh"
 # kind -> where each template goes in the project
@@ -110,7 +111,7 @@ def rendered(pipeline: Pipeline) -> dict[str, str]:
         "image": pipeline.image or "",
         "recipe": inputs.recipe,
         "data": inputs.checks,
-        "inputs": list(dict.fromkeys(path + every if path.endswith("/") else path for path in read)),
+        "inputs": list(dict.fromkeys(_pattern(path, every) for path in read)),
         "local_model": inputs.local,
         "read_tokens": list(inputs.tokens),
         "secrets": [name for name in inputs.hubs if SECRET_VARIABLE.search(name)],
@@ -122,6 +123,10 @@ def rendered(pipeline: Pipeline) -> dict[str, str]:
     filters = {"shell": shlex.quote, "yaml": _yaml, "github": _quoted, "groovy": _quoted}
     places = FILES[pipeline.kind].items()
     return {place: rendered_with_brackets(template, values, filters) for template, place in places}
+
+
+def _pattern(path: str, every: str) -> str:
+    return f"{path}{every}".removeprefix("./") if path.endswith("/") else path
 
 
 def _yaml(text: str) -> str:
@@ -161,6 +166,7 @@ def write(texts: Mapping[str, str], root: Path, *, force: bool) -> None:
         shutil.rmtree(workshop, ignore_errors=True)
 
 
+@refuse_bad_paths()
 def _refuse_place(root: Path, name: str, force: bool) -> None:
     place = root / name
     for above in (one for one in place.parents if one != root and one.is_relative_to(root)):

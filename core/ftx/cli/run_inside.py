@@ -15,6 +15,8 @@ from ftx.plugins import Registry
 if TYPE_CHECKING:
     from ftx.containers.call import Asked
 
+USERS = 1 << 31  # numbers of users that engines take
+
 
 @click.command(
     context_settings={"allow_interspersed_args": False},
@@ -75,18 +77,19 @@ def run(
 def run_inside(asked: Asked, registry: Registry | None, *, dry_run: bool = False) -> int:
     """Carry it out, or print the engine's command; the exit code. Raises FtxError."""
     from ftx.containers.call import carry_out, show
+    from ftx.containers.command import NONE, ftx_words, network_of
 
     assert registry is not None  # the group puts it there
     console = Console(json_lines="--json" in asked.words)
     if dry_run:
-        command = show(asked, registry)
+        command = show(asked, registry, console.say)
         console.event({"event": "command", "command": command})
         if not console.json_lines:
             console.output(shlex.join(command))
         return 0
     code = carry_out(asked, registry, console.say)
-    if code == HubError.exit_code and not asked.network:
-        console.say("note: training has no network in a container; open it with: ftx run --network -- COMMAND")
+    if code == HubError.exit_code and network_of(ftx_words(asked.words)[1], asked.network) == NONE:
+        console.say("note: it had no network in the container; open it with: ftx run --network -- COMMAND")
     return code
 
 
@@ -99,5 +102,8 @@ def _matching(option: str, text: str | None, form: str, wanted: str) -> str | No
 def _user(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    user, _, group = str(_matching("--user", text, r"\d+(:\d+)?", "numbers, as 1000:1000")).partition(":")
+    wanted = f"numbers below {USERS}, as 1000:1000"
+    user, _, group = str(_matching("--user", text, r"\d{1,10}(:\d{1,10})?", wanted)).partition(":")
+    if max(int(user), int(group or user)) >= USERS:
+        raise RecipeError(f"--user {text}: write {wanted}")
     return int(user), int(group or user)

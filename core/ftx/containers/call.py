@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -15,14 +16,25 @@ from ftx.containers import run
 from ftx.containers.command import HOST, NONE, Call, ftx_words, network_of, shown, travelling
 from ftx.containers.engine import ContainerError, Engine, find_engine
 from ftx.containers.images import image_of
-from ftx.containers.mounts import Mount, make_writable, mounts_of, needed, refuse_unreadable, values_of
+from ftx.containers.mounts import (
+    Mount,
+    make_folders,
+    missing_of,
+    mounts_of,
+    needed,
+    refuse_unreadable,
+    values_of,
+)
 from ftx.containers.secret_files import refuse_secret_names, secret_files, wanted_secrets
 from ftx.data.cache import cache_root
 from ftx.errors import StorageError
 from ftx.recipe import HUB_PATH
+from ftx.user_paths import current_folder, refuse_bad_paths
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
+
+STDIN = ("-", "/dev/stdin")
 
 
 @dataclass(frozen=True)
@@ -40,9 +52,15 @@ class Asked:
     variables: tuple[str, ...] = ()
 
 
-def show(asked: Asked, registry: Registry) -> list[str]:
-    """The engine's command, of which nothing is done; in place of each token's file stands a name that says so."""
+def show(asked: Asked, registry: Registry, say: Callable[[str], None]) -> list[str]:
+    """The engine's command, of which nothing is done; in place of each token's file stands a name that says so.
+
+    `say` gets what must be done before it.
+    """
     call = _call(asked, registry)
+    missing = set(missing_of(call.mounts))
+    if names := [str(mount.path) for mount in call.mounts if mount.path in missing]:
+        say(f"note: first make what it writes to: mkdir -p {shlex.join(names)}")
     secrets = wanted_secrets(_ftx(asked), registry, network=call.network != NONE)
     files = {name: Path(os.environ.get(f"{name}_FILE") or f"/FILE/OF/{name}") for name in secrets}
     try:
@@ -60,8 +78,9 @@ def carry_out(asked: Asked, registry: Registry, say: Callable[[str], None]) -> i
     if image.version not in ("", "<no value>", __version__):
         say(f"note: {image.name} holds ftx {image.version}, and this is ftx {__version__}")
     secrets = wanted_secrets(_ftx(asked), registry, network=call.network != NONE)
-    made = make_writable(call.mounts)
+    made = missing_of(call.mounts)
     try:
+        make_folders(made, call.user)
         inside = [Mount(path) for path in sorted(needed(_ftx(asked), call.cwd).reads)]  # some lie in what is mounted
         refuse_unreadable([*call.mounts, *inside], call.user, call.groups)
         with secret_files(secrets, call.user) as files:
@@ -81,7 +100,7 @@ def _call(asked: Asked, registry: Registry) -> Call:
     network = network_of(words, asked.network)
     gpus = asked.gpus or ("all" if Path("/dev/nvidiactl").exists() else NONE)
     refuse_secret_names(asked.variables)
-    cwd = Path.cwd()
+    cwd = current_folder()
     us = (os.geteuid(), os.getegid())
     user = asked.user or us
     needs = needed(words, cwd)
@@ -106,9 +125,10 @@ def _call(asked: Asked, registry: Registry) -> Call:
 
 def _asks(words: list[str]) -> bool:
     """Whether the command reads stdin, which others leave to the script that runs them."""
-    return words[:1] in (["chat"], ["login"]) or any(value == "-" for _, value in values_of(words))
+    return words[:1] in (["chat"], ["login"]) or any(value in STDIN for _, value in values_of(words))
 
 
+@refuse_bad_paths()
 def _caches(texts: Iterable[str], network: str) -> tuple[list[Mount], dict[str, str]]:
     """The caches that the host and the container share, and the variables that name them.
 

@@ -182,6 +182,6 @@ def _inside(call: Call) -> list[str]:
 
 
 def _mount(source: Path, target: Path, writable: bool) -> str:
-    """The engine's own CSV, in which a field with a comma or a quote stands in quotes."""
+    """The engine's own CSV, in which a field with a comma, a quote or a line break stands in quotes."""
     fields = ["type=bind", f"source={source}", f"target={target}", *([] if writable else ["readonly"])]
-    return ",".join(f'"{one.replace(chr(34), chr(34) * 2)}"' if {",", '"'} & set(one) else one for one in fields)
+    return ",".join(f'"{one.replace(chr(34), chr(34) * 2)}"' if set(',"\n\r') & set(one) else one for one in fields)

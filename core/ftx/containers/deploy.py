@@ -7,6 +7,7 @@ from pathlib import Path
 from ftx.atomic import write_text
 from ftx.errors import RecipeError, StorageError
 from ftx.templates import template_folder
+from ftx.user_paths import refuse_bad_paths
 
 WRITES = {
     "compose": ("compose.yaml", "compose.gpu.yaml"),
@@ -21,7 +22,9 @@ NEXT = {
 def write_files(kind: str, out: Path) -> list[Path]:
     """Write the files of `kind` into `out`. Raises RecipeError when one of them is there; StorageError."""
     targets = [out / name for name in WRITES[kind]]
-    if there := [target for target in targets if target.exists()]:
+    with refuse_bad_paths():
+        there = [target for target in targets if target.exists()]
+    if there:
         raise RecipeError(f"{there[0]} is there already; move it away, or name another folder with --out")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -7,23 +7,28 @@ of links, what they lead to.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from ftx.errors import RecipeError
+from ftx.publish.road import newest
+from ftx.recipe import read_recipe
+from ftx.user_paths import refuse_bad_paths
 
 MANIFESTS = {"ftx.json": ("base", "path"), "adapter_config.json": ("base_model_name_or_path",)}
 # Commands that write into or beside the folders they are given, but for those of these options.
 WRITE_BESIDE = (("merge",), ("verify",), ("publish",), ("app", "check"), ("app", "run"))
-ONLY_READ = {"base", "probes", "data", "model", "python"}
+ONLY_READ = {"base", "probes", "data", "model", "python", "repo"}
 WRITE_LAST = (("data", "convert"), ("data", "split"))  # name what they write last
+READ_RECIPE = (("train",), ("plan",))  # a file of any name
+ALONE = ("", "json")  # of words that are no option's value: --json takes none
 RUNS = (("train",), ("quickstart",), ("eval",))  # write below runs/ where no --out says otherwise
 # Folders that belong to the image, or hold too much of the host to be handed over.
 OWN = {
@@ -44,6 +49,9 @@ OWN = {
     "usr",
     "var",
 }
+# Where images have their programs.
+IMAGES_OWN = (Path("/opt/ftx"), Path("/opt/environments"))
+STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))  # of each process its own
 CHECKPOINTS = "checkpoints"  # in a run's folder
 LINKS_DEEP = 2  # folders that are looked through for links
 
@@ -76,18 +84,30 @@ class Needs:
             return None
 
     def absolute(self, text: str) -> Path:
-        return Path(os.path.normpath(self.cwd / text))
+        """The path of `text`. Raises RecipeError for one that leads through a link and up again, or is none."""
+        if "\0" in text:
+            raise RecipeError(f"{text!r} is no path: it holds a NUL")
+        path = Path(os.path.normpath(self.cwd / text))
+        if ".." in Path(text).parts and (real := os.path.realpath(self.cwd / text)) != os.path.realpath(path):
+            raise RecipeError(f"{text} goes through a link and up again; write it as {real}")
+        return path
 
     def read(self, text: str) -> None:
-        """Take in what `text` names, if it names anything."""
-        for found in [text] if "*" not in text else self._matching(text):
-            path = self.named(found)
-            if path and path not in self.reads:
-                self._read(path)
+        """Take in what `text` names, if it names anything; of a pattern the folder that it starts from."""
+        path = self.named(text)
+        if path is None and glob.has_magic(text):
+            path = self._start_of(text)
+        if path and path not in self.reads and path.parent not in STREAMS:
+            self._read(path)
 
-    def _matching(self, pattern: str) -> list[str]:
-        # Of a pattern the folder that it starts from: what matches lies below, pictures and all.
-        return [str(Path(pattern[: pattern.index("*")] + "x").parent)]
+    def _start_of(self, pattern: str) -> Path | None:
+        # What matches lies below, pictures and all.
+        parts = Path(pattern).parts
+        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+        folder = self.named(str(Path(*parts[:fixed])))
+        if folder and is_own(folder) and not glob.glob(pattern, root_dir=self.cwd):  # noqa: PTH207 (absolute ones too)
+            return None  # a text, as a question is
+        return folder
 
     def write(self, text: str) -> None:
         """Take in a file or folder that is to be written: the folder that holds it, and itself where it is one."""
@@ -115,20 +135,23 @@ class Needs:
     def _read(self, path: Path) -> None:
         self.reads.add(path if path.is_dir() or is_own(path.parent) else path.parent)
         if path.is_file() and path.suffix in (".yaml", ".yml"):
-            self._recipe(path)
+            self.recipe(path)
         if path.is_dir():
             for folder in (path, path / "adapter"):
                 self._base(folder)
 
-    def _recipe(self, path: Path) -> None:
-        # What cannot be read is told inside, by whoever needs it.
-        with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-            for key, value in _leaves(yaml.safe_load(path.read_text("utf-8"))):
-                self.texts.add(f"hub:{value}" if key == "repo" else value)
-                if key == "out":
-                    self.write(value)
-                else:
-                    self.read(value)
+    def recipe(self, path: Path) -> None:
+        """Take in what a recipe names."""
+        try:
+            values = read_recipe(path)
+        except RecipeError:  # told inside, by whoever needs it
+            return
+        for key, value in _leaves(values):
+            self.texts.add(f"hub:{value}" if key == "repo" else value)
+            if key == "out":
+                self.write(value)
+            else:
+                self.read(value)
 
     def _base(self, folder: Path) -> None:
         for name, keys in MANIFESTS.items():
@@ -140,8 +163,9 @@ class Needs:
                     self.read(found)
 
 
+@refuse_bad_paths()
 def needed(words: list[str], cwd: Path) -> Needs:
-    """What the command line `words` reads and writes, started in `cwd`."""
+    """What the command line `words` reads and writes, started in `cwd`. Raises RecipeError."""
     needs = Needs(cwd)
     if not is_own(cwd):  # what no word names is found there, and nothing is written that would be lost
         needs.reads.add(cwd)
@@ -158,8 +182,15 @@ def needed(words: list[str], cwd: Path) -> Needs:
         path = needs.named(value)
         if beside and path and path.is_dir() and name not in ONLY_READ:
             needs.write_into(path)
+    alone = [value for name, value in values if name in ALONE]
+    for path in filter(None, map(needs.named, alone[1:] if _begins(words, READ_RECIPE) else ())):
+        if path.is_file():
+            needs.recipe(path)
     if _begins(words, WRITE_LAST):
-        needs.write([value for name, value in values if name in ("", "json")][-1])  # --json takes no value
+        needs.write(alone[-1])
+    if _begins(words, (("publish",),)) and not needs.writes:
+        with suppress(RecipeError):  # told inside
+            needs.write_into(newest(cwd))
     if _begins(words, RUNS) and not needs.writes:
         needs.writes.add(cwd / "runs")
     for name, value in values:
@@ -168,10 +199,11 @@ def needed(words: list[str], cwd: Path) -> Needs:
     return needs
 
 
+@refuse_bad_paths()
 def mounts_of(needs: Needs, given: Iterable[str], caches: Iterable[Mount]) -> list[Mount]:
     """The folders to mount, outer ones first; `given` are those that --mount names, as PATH or PATH:rw.
 
-    Raises RecipeError for a folder that is the image's or too much of the host, or that is not there.
+    Raises RecipeError for a folder that is the image's or too much of the host, or that is not there or closed.
     """
     wanted: dict[Path, bool] = {}
     for text in given:
@@ -189,22 +221,36 @@ def mounts_of(needs: Needs, given: Iterable[str], caches: Iterable[Mount]) -> li
     for path in list(wanted):
         for target in _led_to(path):
             wanted.setdefault(target, wanted[path] and target == path.resolve())
+    for path in wanted:
+        if over := _lies_over(path):
+            raise RecipeError(f"{path} would lie over {over}, where images have their programs; move it elsewhere")
     return _outermost(wanted)
 
 
-def make_writable(mounts: Iterable[Mount]) -> list[Path]:
-    """Make the folders that are to be written and are not there; those that were made, inner ones first."""
-    made: list[Path] = []
-    for mount in mounts:
-        missing = [p for p in (mount.path, *mount.path.parents) if mount.writable and not p.exists()]
+@refuse_bad_paths()
+def missing_of(mounts: Iterable[Mount]) -> list[Path]:
+    """The folders that are to be written and are not there, inner ones first."""
+    around = [(mount.path, *mount.path.parents) for mount in mounts if mount.writable]
+    return sorted({path for paths in around for path in paths if not path.exists()}, reverse=True)
+
+
+def make_folders(paths: list[Path], user: tuple[int, int]) -> None:
+    """Make the folders `paths`, inner ones first, for `user`, who is to write them. Raises RecipeError."""
+    ours = user[0] in (0, os.geteuid())
+    if paths and not ours and os.geteuid():
+        raise RecipeError(
+            f"{paths[0]} is not there, and the user {user[0]}:{user[1]} could not write to what you make; run: "
+            f"mkdir -p -m 777 {shlex.quote(str(paths[0]))}, or name another with --user"
+        )
+    for path in reversed(paths):
         try:
-            mount.path.mkdir(parents=True, exist_ok=True) if missing else None
+            path.mkdir()
+            None if ours else os.chown(path, *user)
         except OSError as error:
-            raise RecipeError(f"{mount.path} cannot be made: {error.strerror}; name another place with --out") from None
-        made += missing
-    return made
+            raise RecipeError(f"{path} cannot be made: {error.strerror}; name another place with --out") from None
 
 
+@refuse_bad_paths()
 def refuse_unreadable(mounts: Iterable[Mount], user: tuple[int, int], groups: Iterable[int] = ()) -> None:
     """Raises RecipeError for a mount that the user inside, in `groups` beside their own, could not read or write."""
     for mount in mounts:
@@ -261,6 +307,11 @@ def refuse_own(path: Path) -> Path:
     return path
 
 
+def _lies_over(path: Path) -> Path | None:
+    """What of the image a mount of `path` would cover."""
+    return next((own for own in IMAGES_OWN if path.is_relative_to(own) or own.is_relative_to(path)), None)
+
+
 def _led_to(path: Path) -> Iterator[Path]:
     """Where links lead to: the path's own, and those in it that leave it.
 
@@ -278,7 +329,7 @@ def _led_to(path: Path) -> Iterator[Path]:
             there = target.exists()
         except (OSError, RuntimeError):
             continue
-        if not there or is_own(target):
+        if not there or is_own(target) or _lies_over(target):
             continue
         folder = target if target.is_dir() else target.parent
         if not folder.is_relative_to(real):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ftx.errors import RecipeError
+from ftx.errors import RecipeError, StorageError
 from ftx.publish.app_settings import NAME
 from ftx.publish.credentials import token
 from ftx.redaction import SECRET_VARIABLE
@@ -57,15 +57,18 @@ def _addresses(registry: Registry) -> dict[str, str]:
 
 @contextmanager
 def secret_files(secrets: Mapping[str, str], user: tuple[int, int]) -> Iterator[dict[str, Path]]:
-    """A file for each secret while the block lasts, readable for `user` alone. Raises RecipeError."""
-    with tempfile.TemporaryDirectory(prefix="ftx-secrets-") as folder:
-        files: dict[str, Path] = {}
-        for name, value in secrets.items():
-            files[name] = Path(folder, name)
-            with os.fdopen(os.open(files[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(value)
-            _give(files[name], user)
-        yield files
+    """A file for each secret while the block lasts, readable for `user` alone. Raises RecipeError, StorageError."""
+    with ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ftx-secrets-")))
+            for name, value in secrets.items():
+                _write(folder / name, value)
+                _give(folder / name, user)
+        except OSError as error:
+            raise StorageError(
+                f"the temporary folder takes no files: {error.strerror}; name another with TMPDIR"
+            ) from None
+        yield {name: folder / name for name in secrets}
 
 
 def refuse_secret_names(names: tuple[str, ...]) -> None:
@@ -75,6 +78,11 @@ def refuse_secret_names(names: tuple[str, ...]) -> None:
             raise RecipeError(
                 f"--env {name}: tokens are handed over as files; set {name} or {name}_FILE and leave it out"
             )
+
+
+def _write(path: Path, value: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(value)
 
 
 def _give(path: Path, user: tuple[int, int]) -> None:
