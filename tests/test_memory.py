@@ -106,6 +106,7 @@ def test_sizes_are_read_off_the_checkpoint(tiny: Path, rows: Path) -> None:
         (["train.base=fp8", "train.adapters=folded"], "train.base: fp8 goes with method lora, and with train.adapters"),
         (["train.base=fp8", "train.dtype=float32"], "train.base: fp8 stands beside bfloat16 on a GPU"),
         (["train.base=fp8", "method=full"], "train.base: fp8 goes with method lora"),
+        (["method=qlora", "method.bits=8", "method.double_quantization=true"], "method.double_quantization: 8 bits"),
         (["train.memory=tiny"], "train.memory"),
         (["train.memory=-1"], "train.memory"),
     ],

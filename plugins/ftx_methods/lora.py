@@ -101,6 +101,12 @@ class QLoRA(LoRA):
         return few_bits.quantization(self.bits, compute_dtype, family, nested=self.double_quantization)
 
 
+def bits_problems(method: QLoRA) -> Iterable[str]:
+    """A sentence for an option of 4 bits that the user gave with 8."""
+    if method.bits == 8 and "double_quantization" in method.model_fields_set:
+        yield "method.double_quantization: 8 bits have no constants to quantise; leave it out"
+
+
 def save_adapter(model: PreTrainedModel, base: Path, out: Path) -> None:
     """Write the adapter of `model`, a PeftModel, as peft does."""
     model.peft_config["default"].base_model_name_or_path = str(base.resolve())
