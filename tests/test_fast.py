@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from ftx.fast import attention
 from ftx.fast.head import HeadLoss
 from ftx.fast.install import install
 from ftx.fast.recompute import recompute
+from ftx.fast.weight import dense, stored_as
+from ftx_internlm2.family import InternLM2
+from ftx_methods.lora import QLoRA
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -29,14 +33,17 @@ def model_of(
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     config = LlamaConfig(**{**sizes, **heads, "attn_implementation": "eager", **changed})
     torch.manual_seed(0)
+    return adapted(LlamaForCausalLM(config), targets, lora_dropout, rank).to(dtype).train()
+
+
+def adapted(base: Any, targets: list[str] = ALL, lora_dropout: float = 0.0, rank: int = 4) -> Any:
     model = get_peft_model(
-        LlamaForCausalLM(config),
-        LoraConfig(r=rank, lora_alpha=3 * rank, lora_dropout=lora_dropout, target_modules=targets),
+        base, LoraConfig(r=rank, lora_alpha=3 * rank, lora_dropout=lora_dropout, target_modules=targets)
     )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=1.2 / rank)
-    return model.to(dtype).train()
+    return model
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -286,6 +293,59 @@ def test_the_embedding_waits_in_host_memory_where_it_can() -> None:
 
     assert _to_host(model_of(torch.float32)) is not None
     assert _to_host(model_of(torch.float32, tie_word_embeddings=True)) is None
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama's folder in float32, with widths that bitsandbytes' blocks fit into."""
+    config = LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, vocab_size=80, head_dim=16)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def over(base: Path, bits: Any, *, dequantised: bool) -> Any:
+    """The base in so many bits, or in float32 with the weights that those stand for."""
+    quantization = QLoRA(bits=bits).quantization(torch.float32, InternLM2())
+    held = LlamaForCausalLM.from_pretrained(base, quantization_config=quantization, dtype=torch.float32)
+    layers = {name: layer for name, layer in held.named_modules() if stored_as(layer) in ("nf4", "int8")}
+    assert len(layers) == 2 * len(ALL)
+    if not dequantised:
+        return held
+    whole = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    for name, layer in layers.items():
+        weight, seen = whole.get_submodule(name).weight.data, dense(layer, torch.float32)[0]
+        assert 0 < float((seen - weight).norm()) < 0.2 * float(weight.norm())
+        weight.copy_(seen)
+    return whole
+
+
+def agree_over(base: Path, bits: int, form: Any, targets: list[str], *, training: bool) -> None:
+    """Loss and gradients of the adapters are the same over the bits and over the weights that these stand for."""
+    results = []
+    for dequantised in (False, True):
+        whole = over(base, bits, dequantised=dequantised)
+        torch.manual_seed(3)
+        model = adapted(whole, targets).train(training)
+        install(model, torch.float32, form)
+        results.append((step(model), gradients(model)))
+    (loss, found), (expected_loss, expected) = results
+    assert torch.allclose(loss, expected_loss, rtol=1e-6)
+    assert found.keys() == expected.keys() and len(found) == 4 * len(targets)
+    for name, gradient in expected.items():
+        assert float((found[name] - gradient).norm()) <= 1e-6 * float(gradient.norm()), name
+
+
+@pytest.mark.parametrize("form", ["folded", "split"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_adapters_over_few_bits_equal_those_over_the_dequantised_weights(base: Path, bits: int, form: Any) -> None:
+    agree_over(base, bits, form, ALL, training=True)
+
+
+def test_int8_layers_without_adapters_are_made_dense_too(base: Path) -> None:
+    """bitsandbytes' own product rounds what it reads: on a GPU always, here out of training."""
+    agree_over(base, 8, "split", ["v_proj"], training=False)
 
 
 @pytest.mark.parametrize("lora_dropout", [0.0, 0.3])

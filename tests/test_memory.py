@@ -32,6 +32,7 @@ def plan_of(method: str, rows: int, tokens: int, memory: Any = "fast", name: str
     train = SimpleNamespace(memory=memory, global_batch_size=rows)
     recipe = SimpleNamespace(train=train, data=SimpleNamespace(max_length=tokens))
     options = {"rank": 64, "targets": None} if method != "full" else {}
+    options |= {"bits": 4} if method == "qlora" else {}
     produces = "model" if method == "full" else "adapter"
     return SimpleNamespace(
         method=SimpleNamespace(name=method, produces=produces, **options),
@@ -55,6 +56,15 @@ def test_what_was_measured_is_told_within_a_tenth(row: dict[str, Any]) -> None:
     mode: Any = next((mode for mode in ("balanced", "small") if mode in row["name"]), "fast")
     told = expected(plan_of(row["method"], count, tokens), decoder(row["model"]), mode).gib
     assert told == pytest.approx(row["peak_gib"], rel=0.1)
+
+
+def test_bits_tell_what_frozen_weights_take() -> None:
+    plans = [plan_of("lora", 4, 2048), *(plan_of("qlora", 4, 2048) for _ in range(2))]
+    plans[1].method.bits = 8
+    lora, eight, four = (expected(plan, plan.decoder, "fast").bytes["weights"] for plan in plans)
+    in_layers = decoder("1.8B").in_layers
+    assert lora - eight == pytest.approx(in_layers, rel=0.01)
+    assert eight - four == pytest.approx(in_layers / 2, rel=0.05)
 
 
 def test_a_number_is_kept_to_by_the_fastest_way() -> None:
@@ -96,6 +106,7 @@ def test_sizes_are_read_off_the_checkpoint(tiny: Path, rows: Path) -> None:
         (["train.base=fp8", "train.adapters=folded"], "train.base: fp8 goes with method lora, and with train.adapters"),
         (["train.base=fp8", "train.dtype=float32"], "train.base: fp8 stands beside bfloat16 on a GPU"),
         (["train.base=fp8", "method=full"], "train.base: fp8 goes with method lora"),
+        (["method=qlora", "method.bits=8", "method.double_quantization=true"], "method.double_quantization: 8 bits"),
         (["train.memory=tiny"], "train.memory"),
         (["train.memory=-1"], "train.memory"),
     ],

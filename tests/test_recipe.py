@@ -84,6 +84,7 @@ def test_an_unknown_key_is_named_with_the_closest(name: str, value: Any, sentenc
             "family 'zzz' is not known; known: internlm2, internvl, llava, transformers, transformers_vision",
         ),
         ({"method": "lroa"}, "method 'lroa' is not known; did you mean 'lora'?"),
+        ({"method": {"name": "qlora", "bits": 5}}, "method.bits: input should be 4 or 8 (given: 5)"),
         ({"method": {"name": "zzz"}}, "method 'zzz' is not known; known: full, lora, projector, qlora"),
         ({"template": "internlm_chaat"}, "template: 'internlm_chaat' is not known; did you mean 'internlm_chat'?"),
         ({"template": "lama2_chat"}, "template: 'lama2_chat' is not known; did you mean 'llama2_chat'?"),

@@ -111,7 +111,10 @@ def _weights(artifact: Artifact) -> dict[str, bytes]:
     return {name: (artifact.folder / name).read_bytes() for name in artifact.manifest["files"] if "safetensors" in name}
 
 
-@pytest.mark.parametrize("method", [{"name": "lora", "dropout": 0.1}, {"name": "full"}, {"name": "qlora"}])
+@pytest.mark.parametrize(
+    "method",
+    [{"name": "lora", "dropout": 0.1}, {"name": "full"}, {"name": "qlora"}, {"name": "qlora", "bits": 8}],
+)
 def test_resume_after_a_kill_between_any_two_steps_is_bit_exact(
     method: dict[str, Any], tiny: Path, rows: Path, tmp_path: Path
 ) -> None:

@@ -245,6 +245,25 @@ def test_qlora_is_merged_as_training_saw_its_base(tmp_path: Path, ftx: Callable[
     assert torch.equal(ours["model.tok_embeddings.weight"], stored["model.tok_embeddings.weight"])
 
 
+def test_a_base_in_8_bits_is_trained_merged_verified_and_asked(tmp_path: Path, ftx: Callable[..., Any]) -> None:
+    run, rows = tmp_path / "run", tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(json.dumps(chat(f"What is {i}?", f"It is {i}.")) for i in range(12)) + "\n")
+    eight = ["--method", "qlora", "--set", "method.bits=8", "--max-steps", 8, "--lr", 2e-3]
+    assert ftx("train", "--model", BASE, "--data", rows, *eight, "--out", run).code == 0
+    assert Artifact.open(run / "adapter").plan["method"]["bits"] == 8
+    assert ftx("merge", run).code == 0
+    metrics = Artifact.open(run / "merged").manifest["metrics"]
+    assert 0 < metrics["max_logit_difference"] < 0.5 * metrics["max_logit_difference_of_stored_base"]
+    result = ftx("verify", run, "--json")
+    found = {event["form"]: event["max_logit_difference"] for event in result.events}
+    assert (result.code, len(found)) == (0, 4), result.err
+    # What training computed with is what verification holds, to the rounding of float32.
+    assert found["the trainer's model"] < 1e-3 * found["adapter on the base as stored"]
+    said = [ftx("chat", run, "--once", "What is 3?", *bits) for bits in ((), ("--bits", "8"))]
+    assert [one.code for one in said] == [0, 0]
+    assert said[0].out == said[1].out
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

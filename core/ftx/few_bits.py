@@ -1,4 +1,4 @@
-"""Models held in 4 or 8 bits by bitsandbytes, to be asked."""
+"""Models held in 4 or 8 bits by bitsandbytes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 BLOCK = 64  # weights that share a constant in 4 bits
 
 
-def quantization(bits: int, dtype: torch.dtype, family: ModelFamily) -> Any:
-    """What `ModelFamily.load` takes for `bits` 4 (nf4, as QLoRA trains over) or 8, products in `dtype`.
+def quantization(bits: int, dtype: torch.dtype, family: ModelFamily, *, nested: bool = True) -> Any:
+    """What `ModelFamily.load` takes for `bits` 4 (nf4, arXiv 2305.14314) or 8 (LLM.int8, arXiv 2208.07339).
 
-    The language model alone is held so, without its head. Raises RecipeError without bitsandbytes.
+    Products in 4 bits are computed in `dtype`, and with `nested` their constants are quantised too. Only the language
+    model is large enough for it to pay, without its head; what else there is sees better unrounded. Raises RecipeError
+    without bitsandbytes.
     """
     if find_spec("bitsandbytes") is None:
         raise RecipeError(f"--bits {bits}: needs bitsandbytes; install it with: pip install 'ftx[qlora]'")
@@ -32,7 +34,7 @@ def quantization(bits: int, dtype: torch.dtype, family: ModelFamily) -> Any:
         llm_int8_skip_modules=skipped,
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_use_double_quant=nested,
         bnb_4bit_compute_dtype=dtype,
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ftx import ModelFamily, TrainMethod
+from ftx import ModelFamily, TrainMethod, few_bits
 from ftx.adapters import attached, injected, linear_leaves
 from ftx.errors import RecipeError, did_you_mean
 from ftx_methods.parts import in_training_precision, whole_parts
@@ -83,27 +83,28 @@ class LoRA(TrainMethod):
 
 
 class QLoRA(LoRA):
-    """LoRA over a base held in 4-bit NormalFloat (Dettmers et al. 2023, arXiv 2305.14314) by bitsandbytes."""
+    """LoRA over a base held in few bits by bitsandbytes.
+
+    4 are NormalFloat (Dettmers et al. 2023, arXiv 2305.14314), 8 are LLM.int8's (Dettmers et al. 2022, arXiv
+    2208.07339).
+    """
 
     name = "qlora"
-    double_quantization: bool = Field(True, description="quantise the quantisation constants too")
+    bits: Literal[4, 8] = Field(4, description="that hold a weight of the base: 4 (nf4) or 8 (LLM.int8)")
+    double_quantization: bool = Field(True, description="of 4 bits: quantise the quantisation constants too")
 
     def requirements(self) -> Iterable[str]:
         if find_spec("bitsandbytes") is None:
             yield "method: 'qlora' needs bitsandbytes; install it with: pip install 'ftx[qlora]'"
 
     def quantization(self, compute_dtype: torch.dtype, family: ModelFamily) -> Any:
-        from transformers import BitsAndBytesConfig
+        return few_bits.quantization(self.bits, compute_dtype, family, nested=self.double_quantization)
 
-        # Only the language model is large enough for it to pay; what else there is sees better unrounded.
-        kept = [prefix for part, prefix in family.parts.items() if part != "language"]
-        return BitsAndBytesConfig(
-            llm_int8_skip_modules=[*kept, "lm_head"] if kept else None,
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=self.double_quantization,
-            bnb_4bit_compute_dtype=compute_dtype,
-        )
+
+def bits_problems(method: QLoRA) -> Iterable[str]:
+    """A sentence for an option of 4 bits that the user gave with 8."""
+    if method.bits == 8 and "double_quantization" in method.model_fields_set:
+        yield "method.double_quantization: 8 bits have no constants to quantise; leave it out"
 
 
 def save_adapter(model: PreTrainedModel, base: Path, out: Path) -> None:

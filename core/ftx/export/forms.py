@@ -173,7 +173,7 @@ def load(
 ) -> Loaded:
     """The model of `folder`, with an adapter on it if one is given, in float32 where it fits. Raises ModelError.
 
-    With `quantization` its weights are the ones that training saw, rounded to 4 bits and back.
+    With `quantization` its weights are the ones that training saw, rounded to few bits and back.
     """
     import torch
 

@@ -43,7 +43,7 @@ def merge(
 ) -> Artifact:
     """Merge an adapter artefact into `base` and seal the result in `out`.
 
-    With `quantization`, QLoRA's, the weights that training held in 4 bit are taken as it saw them, dequantised into
+    With `quantization`, QLoRA's, the weights that training held in few bits are taken as it saw them, dequantised into
     the base's own 16 or 32 bit: the adapter was fitted to those. Without, they are taken as they are stored.
     Never holds more than one shard besides the models of the closing comparison, one after the other: the merged one
     must read, compute and answer as the unmerged one does before the result appears, with the receipt of that. Raises

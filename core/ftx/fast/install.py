@@ -41,6 +41,7 @@ def install(
         taken["ropes"] = take_over_rope(model)
     copies = _Copies(dtype) if copied else None
     how = _How(dtype, form, copies, eight_bits)
+    _take_int8(model, how)
     # What a layer of peft's is made of is no layer of the model.
     done = {part for layer in model.modules() if hasattr(layer, "base_layer") for part in layer.modules()} - {
         layer for layer in model.modules() if hasattr(layer, "base_layer")
@@ -64,6 +65,14 @@ def install(
     if taken["layers"] and copies:
         model.register_forward_pre_hook(copies.refresh)
     return taken
+
+
+def _take_int8(model: Module, how: _How) -> None:
+    """Compute each LLM.int8 layer's product with its dense weight: on a GPU bitsandbytes rounds what it reads, too, and
+    waits for the GPU, so that no pass could be recorded."""
+    for layer in list(model.modules()):
+        if stored_as(layer) == "int8" and not hasattr(layer, "base_layer"):
+            _take_group([layer], how)
 
 
 def _children(parent: Module, names: Sequence[str]) -> list[Module]:

@@ -196,8 +196,8 @@ def _product(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def precision_of(factors: Sequence[Tensor | None]) -> torch.dtype:
-    """Of the parameters, and of their gradients."""
-    return next(factor.dtype for factor in factors if factor is not None)
+    """Of the parameters, and of their gradients; where there are none, whatever."""
+    return next((factor.dtype for factor in factors if factor is not None), torch.float32)
 
 
 class Linears(torch.autograd.Function):

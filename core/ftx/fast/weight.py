@@ -36,14 +36,17 @@ def dense(layer: Any, dtype: torch.dtype) -> tuple[torch.Tensor, bool]:
 
         return dequantize_4bit(weight.data, weight.quant_state).to(dtype), True
     if kind == "int8":
-        return _from_int8(layer).to(dtype), True
+        return _from_int8(layer, dtype), True
     return weight.to(dtype), weight.dtype != dtype
 
 
-def _from_int8(layer: Any) -> torch.Tensor:
-    """LLM.int8's weight: each row is a row of int8 times its largest magnitude, over 127 (arXiv 2208.07339)."""
+def _from_int8(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+    """LLM.int8's weight: each row is a row of int8 times its largest magnitude, over 127 (arXiv 2208.07339).
+
+    In `dtype` their product in float32, rounded once; nothing wider than `dtype` is kept.
+    """
     state, weight = layer.state, layer.weight
     codes = weight.CB if weight.CB is not None else state.CB
     scales = weight.SCB if weight.SCB is not None else state.SCB
-    rows: torch.Tensor = (weight.data if codes is None else codes).float() * (scales.float() / 127).unsqueeze(1)
-    return rows
+    rows: torch.Tensor = (weight.data if codes is None else codes).to(dtype)
+    return rows.mul_((scales.float() / 127).unsqueeze(1))

@@ -279,5 +279,8 @@ def _memory_advice(plan: Plan) -> str:
     smaller = [f"--set train.memory={less}"] if less else []
     smaller += [f"train.micro_batch_size below {micro}"] if micro > 1 else []
     smaller += [f"data.max_length below {plan.recipe.data.max_length}"]
-    smaller += ["--method qlora"] if plan.method.name != "qlora" else []
+    if plan.method.name != "qlora":
+        smaller += ["--method qlora"]
+    elif getattr(plan.method, "bits", 4) > 4:
+        smaller += ["--set method.bits=4"]
     return f"the device has not enough memory; try {', or '.join(smaller)}"

@@ -22,7 +22,9 @@ Mode = Literal["fast", "balanced", "small"]
 MODES: tuple[Mode, ...] = ("fast", "balanced", "small")
 GIB = 1 << 30
 HEAD_TOKENS: dict[Mode, int] = {"fast": 1024, "balanced": 512, "small": 512}  # that meet the head at a time
-NF4 = 0.516  # bytes a weight, its constants quantised too (arXiv 2305.14314)
+# Bytes a weight by the bits that hold it: nf4 with its constants quantised too (arXiv 2305.14314), and LLM.int8 with a
+# float32 for each of its rows, here of 2,048 (arXiv 2208.07339).
+QUANTISED = {4: 0.516, 8: 1.002}
 NEAR = 0.05  # of a model's parameters: norms and biases are not counted
 FREE = 0.92  # of what a GPU has free: allocators and libraries need some
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\..*?(\w+)\.weight$")
@@ -131,7 +133,7 @@ def _weights(plan: Plan, decoder: Decoder, mode: Mode) -> float:
     if plan.method.produces == "model":
         return 0.0
     ends = decoder.embedding * (1 if decoder.tied or mode == "small" else 2)
-    return decoder.in_layers * (NF4 if plan.method.name == "qlora" else 2) + ends * 2
+    return decoder.in_layers * QUANTISED.get(getattr(plan.method, "bits", 16), 2) + ends * 2
 
 
 def _trained(plan: Plan, decoder: Decoder, mode: Mode) -> float:
