@@ -16,19 +16,24 @@ import torch
 import yaml
 
 from ftx.artifact import Artifact, seal
+from ftx.plan import configured
+from ftx.plugins import load_registry
 from ftx.publish.gate import Consent, allowed, check_contents
 from ftx.publish.licence import permits
 from ftx.publish.pickles import dangers
 from ftx.publish.render import portable
+from ftx.publish.road import Wish, prepared
 from published import BASE, adapter_copy, made_once, merged_copy, verified  # noqa: F401 (fixtures)
 
 HOST = "http://127.0.0.1:9"  # nobody listens: a dry run is told so, and goes on
 
 
+WORDS = ("--repo", "ann/cats", "--set", f"host={HOST}", "--dry-run", "--json")
+
+
 def plan(ftx: Any, folder: Path, *more: str) -> Any:
     """A dry run, which passes the gate and plans."""
-    common = ["--repo", "ann/cats", "--base", BASE, "--set", f"host={HOST}", "--dry-run", "--json"]
-    return ftx("publish", "openxlab", folder, *common, *more)
+    return ftx("publish", "openxlab", folder, "--base", BASE, *WORDS, *more)
 
 
 def refused(ftx: Any, folder: Path, *more: str, code: int = 2) -> str:
@@ -330,9 +335,18 @@ def test_the_licence_of_the_base(ftx: Any, adapter: Path, made: Path) -> None:
     assert event["license"]["id"] == "llama3"
     for card in ("# no head", "---\nlicense: [\n---\n", "---\n- a\n---\n"):
         (base / "README.md").write_text(card, "utf-8")
-        assert "is not known" in refused(ftx, adapter) and "--license ID" in refused(ftx, adapter)
+        assert f"the base {BASE} is not known" in refused(ftx, adapter) and "--license ID" in refused(ftx, adapter)
     assert "write it as the hubs do" in refused(ftx, adapter, "--license", "Apache 2")
-    assert plan(ftx, adapter, "--license", "mit").code == 0
+    assert "answer for it with --license-agreed" in refused(ftx, adapter, "--license", "mit")
+    (event,) = plan(ftx, adapter, "--license", "mit", "--license-agreed").events
+    assert event["license"] == {"id": "mit", "base": None, "agreed": True}
+    (base / "README.md").write_text("---\nlicense: unknown\n---\n", "utf-8")
+    assert "is not known" in refused(ftx, adapter, "--license", "mit")
+    (base / "README.md").write_text("---\nlicense: cc-by-nd-4.0\n---\n", "utf-8")
+    assert "forbids to pass on what is made of it" in refused(ftx, adapter)
+    assert plan(ftx, adapter, "--license-agreed").events[0]["license"]["id"] == "cc-by-nd-4.0"
+    (base / "README.md").write_text("---\nlicense: Apache License 2.0\n---\n", "utf-8")
+    assert plan(ftx, adapter).events[0]["license"]["id"] == "apache-2.0"
 
 
 @pytest.mark.parametrize(
@@ -344,6 +358,16 @@ def test_the_licence_of_the_base(ftx: Any, adapter: Path, made: Path) -> None:
         ("gemma", "gemma", True),
         ("gpl-3.0", "mit", False),
         ("other", "apache-2.0", False),
+        ("cc-by-nd-4.0", "mit", False),
+        ("cc-by-nc-nd-4.0", "cc-by-nc-nd-4.0", False),
+        ("lgpl-3.0", "mit", False),
+        ("mpl-2.0", "mit", False),
+        ("fair-noncommercial-research-license", "apache-2.0", False),
+        ("bigcode-openrail-m", "mit", False),
+        ("bigcode-openrail-m", "bigcode-openrail-m", True),
+        ("apple-amlr", "mit", False),
+        ("unheard-of", "mit", False),
+        ("bsd-3-clause", "gpl-3.0", True),
     ],
 )
 def test_which_licence_allows_which(base: str, wanted: str, may: bool) -> None:
@@ -409,6 +433,17 @@ def test_a_path_that_is_left_stops_it(ftx: Any, merged: Path) -> None:
     path.write_text(json.dumps({**config, "assistant": "at /mnt/models/small"}), "utf-8")
     sentence = refused(ftx, resealed(merged))
     assert "generation_config.json names a path of this machine, /mnt/models" in sentence
+
+
+def test_what_was_downloaded_is_published_again(ftx: Any, adapter: Path, tmp_path: Path) -> None:
+    publisher = configured(load_registry("none").publisher("git"), {"name": "git", "host": HOST}, "publisher")
+    with prepared(adapter, publisher, Wish("ann/cats", base=BASE), dry=True) as sent:
+        fetched = Path(shutil.copytree(sent.bundle.folder, tmp_path / "fetched"))
+    assert Artifact.open(fetched).manifest["base"]["path"] == BASE
+    (event,) = ftx("publish", "git", fetched, *WORDS).events
+    assert event["license"] == {"id": "apache-2.0", "base": "apache-2.0", "agreed": False}
+    with prepared(fetched, publisher, Wish("ann/dogs", base="ann/other"), dry=True) as again:
+        assert Artifact.open(again.bundle.folder).manifest["base"]["path"] == "ann/other"
 
 
 def test_the_allow_list() -> None:
