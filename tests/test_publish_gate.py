@@ -197,6 +197,46 @@ def test_vocabularies_may_hold_any_word(tmp_path: Path) -> None:
     assert len(found) == 1 and "config.json" in found[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("ann/root-model, ann/root, ../root, ~/root, https://root/x, /rooted, /root.d, /root-2", False),
+        ("in /root/base", True),
+        ("at /root.", True),
+        ("'/root'", True),
+        ("PATH=/root:/bin", True),
+        ("a:/root", True),
+        ("file:///root/x", True),
+        (r"two\n/root/x", True),
+        ("> it lies in /root", False),
+        ("> as /home/ann has it", False),
+        ("as /home/ann has it", True),
+    ],
+)
+def test_which_places_a_text_names(tmp_path: Path, text: str, found: bool) -> None:
+    (tmp_path / "README.md").write_text(f"{text}\n", "utf-8")
+    assert bool(check_contents(tmp_path, ["README.md"], Consent(), ["/root"])) is found
+
+
+def test_names_on_hubs_are_no_places_and_answers_may_name_any(
+    ftx: Any, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: Path("/root"))
+    answers(adapter, "Look into /var/log/syslog and /root.")
+    common = ("--set", f"host={HOST}", "--dry-run", "--json", "--repo", "ann/root-model", "--base", "ann/root")
+    result = ftx("publish", "git", adapter, *common)
+    assert result.code == 0, result.err
+    answers(adapter, f"It is in {adapter.resolve()}")
+    assert "verify.json names a path of this machine" in ftx("publish", "git", adapter, *common).err
+
+
+def answers(adapter: Path, answer: str) -> None:
+    """Let the receipt tell that answer."""
+    receipt = json.loads((adapter / "verify.json").read_text("utf-8"))
+    receipt["probes"][0]["answer"] = answer
+    (adapter / "verify.json").write_text(json.dumps(receipt), "utf-8")
+
+
 def test_damaged_weights(ftx: Any, adapter: Path) -> None:
     weights = adapter / "adapter_model.safetensors"
     whole = weights.read_bytes()

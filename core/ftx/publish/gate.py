@@ -137,15 +137,9 @@ LOCAL_PATH = re.compile(
     r"(?<![\w:/.~-])(?:/(?:home|root|Users|mnt|data|tmp|var|opt|srv|share|work|workspace|media|cpfs\d*|nvme)/[\w.-]+"
     r"|[A-Za-z]:\\Users\\)"
 )
-DESCRIPTIONS = (
-    "*config*.json",
-    "*.index.json",
-    "README.md",
-    "metafile.y*ml",
-    MANIFEST,
-    RECEIPT,
-    "generation_config.json",
-)
+# Not the receipt: its answers are the model's own words, and the rest of it was rendered without paths.
+DESCRIPTIONS = ("*config*.json", "*.index.json", "README.md", "metafile.y*ml", MANIFEST)
+QUOTED = re.compile(r"(?m)^> .*$")  # in a card: such answers
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "merges.txt", "added_tokens.json")
 POINTER = b"version https://git-lfs.github.com/spec/v1"
 CHUNK = 1 << 20  # bytes
@@ -382,12 +376,19 @@ def own_secrets(environment: Mapping[str, str] | None = None) -> dict[str, str]:
 def _local(text: str, places: Sequence[str] | None, described: bool) -> str | None:
     if places is None:
         return None
+    described_by = QUOTED.sub("", text) if described else ""
     for place in places:
         # A short one, as /root, is a word that any text may use.
-        if place in text and (described or place.count("/") > 1):
+        if _names(described_by if place.count("/") == 1 else text, place):
             return place
-    found = LOCAL_PATH.search(text) if described else None
+    found = LOCAL_PATH.search(described_by)
     return found[0] if found else None
+
+
+def _names(text: str, place: str) -> bool:
+    """Whether the path stands in the text by itself, and not as a part of `ann/root-model` or `https://root/`."""
+    before, after = r"(?:(?<![\w.~-])(?<!:/)|(?<=\\[nrt]))", r"(?![\w-]|\.\w)"
+    return place in text and re.search(f"{before}{re.escape(place)}{after}", text) is not None
 
 
 def _incomplete(folder: Path, names: Sequence[str]) -> list[str]:
