@@ -18,7 +18,7 @@ import yaml
 from ftx.artifact import Artifact, seal
 from ftx.plan import configured
 from ftx.plugins import load_registry
-from ftx.publish.gate import Consent, allowed, check_contents
+from ftx.publish.gate import Consent, allowed, check_contents, credentials_in
 from ftx.publish.licence import permits
 from ftx.publish.pickles import dangers
 from ftx.publish.render import portable
@@ -136,6 +136,10 @@ SECRETS = {
     "private key": "-----BEGIN OPENSSH PRIVATE " + "KEY-----",
     "API key": "sk-" + "a1b2c3d4" * 4,
     "password in a URL": "https://ann:hunter22@git.example.org/x",
+    "GitLab token": "glpat-" + "a1b2C3d4e5" * 2,
+    "Slack token": "xoxb-" + "1234567890-abcdefghij",
+    "Google key": "AIza" + "a1B2c3D" * 5,
+    "password or key": 'password = "' + 'tr0ub4dor&3-and-more"',
 }
 
 
@@ -168,6 +172,103 @@ def test_a_secret_that_a_file_holds_is_found_too(
     path.write_text(json.dumps({"eos_token_id": 2, "x": "battery-staple-9"}), "utf-8")
     monkeypatch.setenv("ANOTHER_PASSWORD_FILE", str(tmp_path / "nothing"))
     assert "holds the value of OPENXLAB_TOKEN" in refused(ftx, resealed(adapter))
+
+
+KEY = "a1b2c3d4e5f6g7h8i9"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"export OPENXLAB_AK={KEY}", True),
+        (f"openxlab_ak: {KEY}", True),
+        (f"ENV OPENXLAB_SK={KEY}", True),
+        (f'os.environ["OPENXLAB_AK"] = "{KEY}"', True),
+        (f"WANDB_API_KEY={'0a1b2c3d' * 5}", True),
+        (f'API_KEY: str = "{KEY}"', True),
+        (f"{{'client_secret': '{KEY.upper()}'}}", True),
+        ('{"auths": {"x": {"auth": "YW5uOmh1bnRlcjIyMjI="}}}', True),
+        ('TOKEN = os.environ["HF_TOKEN_2024_ABCDEF"]', False),
+        ('TOKEN_VARIABLE = TOKEN = "SERVICE_API_TOKEN_22"', False),
+        ("token: ${{ secrets.HF_TOKEN_12345678 }}", False),
+        ("token = load_token_from_file22(path)", False),
+        ("token=self.api_token_v22x, other=1", False),
+        ('"eos_token": "<|im_end|>", "unk_token": "<|extra_204_and_more|>"', False),
+        ('api_key = "YOUR-API-KEY-12345678"', False),
+        ('{"password": 123456789012345678}', False),
+        ("secret:\n  name-12345678901234", False),
+    ],
+)
+def test_what_is_assigned(text: str, found: bool) -> None:
+    assert bool(list(credentials_in(text.encode()))) is found
+
+
+def test_tokenizers_and_templates_hold_no_secrets() -> None:
+    root = Path(__file__).parent
+    files = [*root.glob("fixtures/**/tok*.json"), *root.parent.glob("deploy_templates/**/*.*")]
+    assert len(files) > 20
+    assert [path.name for path in files if path.is_file() and list(credentials_in(path.read_bytes()))] == []
+
+
+def test_secrets_and_paths_in_pickles(tmp_path: Path) -> None:
+    names = []
+    for new in (True, False):
+        for number, text in enumerate((HF, "/cpfs01/ann/run")):
+            names.append(f"{new}{number}.bin")
+            kept = {"w": torch.zeros(2), "note": text}
+            torch.save(kept, tmp_path / names[-1], _use_new_zipfile_serialization=new)
+    found = check_contents(tmp_path, names, Consent(pickles=True), ["/cpfs01/ann/run"])
+    token, place = "holds what looks like a Hugging Face token", "names a path of this machine, /cpfs01/ann/run"
+    assert [told.partition(";")[0] for told in found] == [
+        f"{name} {what}" for name, what in zip(names, (token, place) * 2, strict=True)
+    ]
+
+
+def test_secrets_in_packed_data(tmp_path: Path) -> None:
+    import gzip
+
+    import pyarrow
+    from pyarrow import parquet
+
+    row = f'{{"text": "my token is {HF}"}}\n'.encode() * 3
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(row))
+    with pyarrow.output_stream(str(tmp_path / "b.jsonl.zst"), compression="zstd") as file:
+        file.write(row)
+    parquet.write_table(pyarrow.table({"text": [f"my token is {HF}"]}), tmp_path / "c.parquet")
+    with zipfile.ZipFile(tmp_path / "d.xlsx", "w", zipfile.ZIP_DEFLATED) as book:
+        book.writestr("xl/sharedStrings.xml", row)
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(row)[:-12])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    found = check_contents(tmp_path, names, Consent(data=True), [])
+    assert [told.split(" ")[0] for told in found[:4]] == names[:4]
+    assert all("holds what looks like a Hugging Face token" in told for told in found[:4])
+    assert "e.jsonl.gz cannot be looked into" in found[4]
+
+
+def test_a_workbook_leaves_when_it_is_asked_for(ftx: Any, adapter: Path) -> None:
+    with zipfile.ZipFile(adapter / "rows.xlsx", "w") as book:
+        book.writestr("xl/sharedStrings.xml", "<a/>")
+    assert "rows.xlsx is data" in refused(ftx, resealed(adapter))
+    (event,) = plan(ftx, adapter, "--with-data").events
+    assert "rows.xlsx" in {file["path"] for file in event["files"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "data"),
+    [
+        ("train.json", '[{"conversation": []}]', True),
+        ("train.json", '\ufeff[\n  {\n"a": 1}]', True),
+        ("train.json", '{"a": 1}\n{"a": 2}\n', True),
+        ("settings.json", '{\n"a": {"b": 1},\n"c": [{"d": 1}]}\n', False),
+        ("examples.json", '["a", "b"]', False),
+        ("encoder/modules.json", '[{"idx": 0}]', False),
+    ],
+)
+def test_rows_in_json(tmp_path: Path, name: str, text: str, data: bool) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text, "utf-8")
+    assert any("--with-data" in told for told in check_contents(tmp_path, [name], Consent(), [])) is data
+    assert check_contents(tmp_path, [name], Consent(data=True), []) == []
 
 
 def test_secrets_across_the_chunks_and_in_utf16(tmp_path: Path) -> None:
@@ -492,7 +593,10 @@ def test_the_allow_list() -> None:
     for name in ("app.py", "sub/config.json", "x.onnx", "publish.json", "model.bin"):
         assert not allowed(name, "merged", Consent()), name
     assert allowed("app.py", "app", Consent()) and not allowed("rows.csv", "app", Consent())
-    assert allowed(".streamlit/config.toml", "app", Consent())
+    for name in (".streamlit/config.toml", ".gitignore", "sub/.gitattributes"):
+        assert allowed(name, "app", Consent()), name
+    for name in (".docker/config.json", ".config/app.yaml", "sub/.x/a.txt", "model/.x/config.json", ".hidden.py"):
+        assert not allowed(name, "app", Consent()), name
 
 
 def test_an_app_is_checked_by_its_own_rules(ftx: Any, tmp_path: Path) -> None:
