@@ -83,6 +83,12 @@ def test_what_is_written_is_what_was_looked_at(ftx: Any, place: Path, kind: str)
     assert os.access(place / "ci" / "ftx.sh", os.X_OK)
 
 
+def test_an_agreed_licence_is_said_at_publishing(ftx: Any, place: Path) -> None:
+    assert "--license apache-2.0 --set host=https://git.example.org --license-agreed" in "".join(
+        rich(ftx, "shell", "--license-agreed").values()
+    )
+
+
 @pytest.mark.parametrize("write", [rich, lean])
 def test_github_s_checkers_find_nothing(ftx: Any, place: Path, write: Any) -> None:
     files = write(ftx, "github")
@@ -301,6 +307,7 @@ def test_a_file_in_the_way_leaves_nothing_half_written(ftx: Any, place: Path) ->
         (["gitlab", "--image", IMAGE, "--runner", "a b"], "--runner a b: write one label"),
         (["gitlab", "--image", IMAGE, "--gpus"], "--gpus: GitLab's runner gives its jobs the GPUs"),
         (["shell", "--repo", "ann/cats"], "--repo goes with --publish HUB"),
+        (["shell", "--license-agreed"], "--license-agreed goes with --publish HUB"),
         (["shell", "--publish", "git"], "git needs --set host=...: the git host"),
         (["shell", "--publish", "huggingfce", "--repo", "ann/cats"], "did you mean 'huggingface'?"),
         (["shell", "--publish", "huggingface"], "--publish goes with --repo OWNER/NAME"),

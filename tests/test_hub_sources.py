@@ -587,15 +587,19 @@ def test_several_processes_download_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(kept.name) == 40
 
 
+TERMS = {"README.md": b"---\nlicense: llama3\n---\n", "LICENSE.txt": b"Ask first.\n"}
+
+
 @pytest.mark.parametrize("kind", ["huggingface"])
 def test_a_base_model_comes_from_the_hub(remote: Remote, ftx: Any, tiny: Path, tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in tiny.iterdir() if not path.name.startswith("golden")}
-    remote.server.add("ann/tiny", files | {"pytorch_model.bin": b"not asked for"}, "main")
+    remote.server.add("ann/tiny", files | TERMS | {"pytorch_model.bin": b"not asked for"}, "main")
     data = write_rows(tmp_path / "rows.jsonl", 4)
     (plan,) = ftx("plan", "--model", "huggingface:ann/tiny@main", "--data", data, "--json").events
     assert plan["family"]["name"] == "internlm2"
     assert Path(plan["model"]["path"]).is_relative_to(remote.cache)
     assert not (Path(plan["model"]["path"]) / "pytorch_model.bin").exists()
+    assert {"README.md", "LICENSE.txt"} <= {path.name for path in Path(plan["model"]["path"]).iterdir()}
     for name, code, words in (
         ("huggingface:ann/none", 5, "ann/none on Hugging Face does not exist or is private"),
         ("huggingface:ann/tiny@other", 5, "has no revision 'other'"),

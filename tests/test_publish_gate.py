@@ -16,19 +16,24 @@ import torch
 import yaml
 
 from ftx.artifact import Artifact, seal
-from ftx.publish.gate import Consent, allowed, check_contents
+from ftx.plan import configured
+from ftx.plugins import load_registry
+from ftx.publish.gate import Consent, allowed, check_contents, credentials_in
 from ftx.publish.licence import permits
 from ftx.publish.pickles import dangers
 from ftx.publish.render import portable
+from ftx.publish.road import Wish, prepared
 from published import BASE, adapter_copy, made_once, merged_copy, verified  # noqa: F401 (fixtures)
 
 HOST = "http://127.0.0.1:9"  # nobody listens: a dry run is told so, and goes on
 
 
+WORDS = ("--repo", "ann/cats", "--set", f"host={HOST}", "--dry-run", "--json")
+
+
 def plan(ftx: Any, folder: Path, *more: str) -> Any:
     """A dry run, which passes the gate and plans."""
-    common = ["--repo", "ann/cats", "--base", BASE, "--set", f"host={HOST}", "--dry-run", "--json"]
-    return ftx("publish", "openxlab", folder, *common, *more)
+    return ftx("publish", "openxlab", folder, "--base", BASE, *WORDS, *more)
 
 
 def refused(ftx: Any, folder: Path, *more: str, code: int = 2) -> str:
@@ -131,6 +136,10 @@ SECRETS = {
     "private key": "-----BEGIN OPENSSH PRIVATE " + "KEY-----",
     "API key": "sk-" + "a1b2c3d4" * 4,
     "password in a URL": "https://ann:hunter22@git.example.org/x",
+    "GitLab token": "glpat-" + "a1b2C3d4e5" * 2,
+    "Slack token": "xoxb-" + "1234567890-abcdefghij",
+    "Google key": "AIza" + "a1B2c3D" * 5,
+    "password or key": 'password = "' + 'tr0ub4dor&3-and-more"',
 }
 
 
@@ -165,6 +174,103 @@ def test_a_secret_that_a_file_holds_is_found_too(
     assert "holds the value of OPENXLAB_TOKEN" in refused(ftx, resealed(adapter))
 
 
+KEY = "a1b2c3d4e5f6g7h8i9"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"export OPENXLAB_AK={KEY}", True),
+        (f"openxlab_ak: {KEY}", True),
+        (f"ENV OPENXLAB_SK={KEY}", True),
+        (f'os.environ["OPENXLAB_AK"] = "{KEY}"', True),
+        (f"WANDB_API_KEY={'0a1b2c3d' * 5}", True),
+        (f'API_KEY: str = "{KEY}"', True),
+        (f"{{'client_secret': '{KEY.upper()}'}}", True),
+        ('{"auths": {"x": {"auth": "YW5uOmh1bnRlcjIyMjI="}}}', True),
+        ('TOKEN = os.environ["HF_TOKEN_2024_ABCDEF"]', False),
+        ('TOKEN_VARIABLE = TOKEN = "SERVICE_API_TOKEN_22"', False),
+        ("token: ${{ secrets.HF_TOKEN_12345678 }}", False),
+        ("token = load_token_from_file22(path)", False),
+        ("token=self.api_token_v22x, other=1", False),
+        ('"eos_token": "<|im_end|>", "unk_token": "<|extra_204_and_more|>"', False),
+        ('api_key = "YOUR-API-KEY-12345678"', False),
+        ('{"password": 123456789012345678}', False),
+        ("secret:\n  name-12345678901234", False),
+    ],
+)
+def test_what_is_assigned(text: str, found: bool) -> None:
+    assert bool(list(credentials_in(text.encode()))) is found
+
+
+def test_tokenizers_and_templates_hold_no_secrets() -> None:
+    root = Path(__file__).parent
+    files = [*root.glob("fixtures/**/tok*.json"), *root.parent.glob("deploy_templates/**/*.*")]
+    assert len(files) > 20
+    assert [path.name for path in files if path.is_file() and list(credentials_in(path.read_bytes()))] == []
+
+
+def test_secrets_and_paths_in_pickles(tmp_path: Path) -> None:
+    names = []
+    for new in (True, False):
+        for number, text in enumerate((HF, "/cpfs01/ann/run")):
+            names.append(f"{new}{number}.bin")
+            kept = {"w": torch.zeros(2), "note": text}
+            torch.save(kept, tmp_path / names[-1], _use_new_zipfile_serialization=new)
+    found = check_contents(tmp_path, names, Consent(pickles=True), ["/cpfs01/ann/run"])
+    token, place = "holds what looks like a Hugging Face token", "names a path of this machine, /cpfs01/ann/run"
+    assert [told.partition(";")[0] for told in found] == [
+        f"{name} {what}" for name, what in zip(names, (token, place) * 2, strict=True)
+    ]
+
+
+def test_secrets_in_packed_data(tmp_path: Path) -> None:
+    import gzip
+
+    import pyarrow
+    from pyarrow import parquet
+
+    row = f'{{"text": "my token is {HF}"}}\n'.encode() * 3
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(row))
+    with pyarrow.output_stream(str(tmp_path / "b.jsonl.zst"), compression="zstd") as file:
+        file.write(row)
+    parquet.write_table(pyarrow.table({"text": [f"my token is {HF}"]}), tmp_path / "c.parquet")
+    with zipfile.ZipFile(tmp_path / "d.xlsx", "w", zipfile.ZIP_DEFLATED) as book:
+        book.writestr("xl/sharedStrings.xml", row)
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(row)[:-12])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    found = check_contents(tmp_path, names, Consent(data=True), [])
+    assert [told.split(" ")[0] for told in found[:4]] == names[:4]
+    assert all("holds what looks like a Hugging Face token" in told for told in found[:4])
+    assert "e.jsonl.gz cannot be looked into" in found[4]
+
+
+def test_a_workbook_leaves_when_it_is_asked_for(ftx: Any, adapter: Path) -> None:
+    with zipfile.ZipFile(adapter / "rows.xlsx", "w") as book:
+        book.writestr("xl/sharedStrings.xml", "<a/>")
+    assert "rows.xlsx is data" in refused(ftx, resealed(adapter))
+    (event,) = plan(ftx, adapter, "--with-data").events
+    assert "rows.xlsx" in {file["path"] for file in event["files"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "data"),
+    [
+        ("train.json", '[{"conversation": []}]', True),
+        ("train.json", '\ufeff[\n  {\n"a": 1}]', True),
+        ("train.json", '{"a": 1}\n{"a": 2}\n', True),
+        ("settings.json", '{\n"a": {"b": 1},\n"c": [{"d": 1}]}\n', False),
+        ("examples.json", '["a", "b"]', False),
+        ("encoder/modules.json", '[{"idx": 0}]', False),
+    ],
+)
+def test_rows_in_json(tmp_path: Path, name: str, text: str, data: bool) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text, "utf-8")
+    assert any("--with-data" in told for told in check_contents(tmp_path, [name], Consent(), [])) is data
+    assert check_contents(tmp_path, [name], Consent(data=True), []) == []
+
+
 def test_secrets_across_the_chunks_and_in_utf16(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(b" " * ((1 << 20) - 10) + HF.encode() + b" " * 5000)
     (tmp_path / "vocab.txt").write_bytes(HF.encode("utf-16"))
@@ -190,6 +296,46 @@ def test_vocabularies_may_hold_any_word(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"x": "/home/ann"}), "utf-8")
     found = check_contents(tmp_path, ["tokenizer.json", "config.json"], Consent(), [str(Path.home())])
     assert len(found) == 1 and "config.json" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("ann/root-model, ann/root, ../root, ~/root, https://root/x, /rooted, /root.d, /root-2", False),
+        ("in /root/base", True),
+        ("at /root.", True),
+        ("'/root'", True),
+        ("PATH=/root:/bin", True),
+        ("a:/root", True),
+        ("file:///root/x", True),
+        (r"two\n/root/x", True),
+        ("> it lies in /root", False),
+        ("> as /home/ann has it", False),
+        ("as /home/ann has it", True),
+    ],
+)
+def test_which_places_a_text_names(tmp_path: Path, text: str, found: bool) -> None:
+    (tmp_path / "README.md").write_text(f"{text}\n", "utf-8")
+    assert bool(check_contents(tmp_path, ["README.md"], Consent(), ["/root"])) is found
+
+
+def test_names_on_hubs_are_no_places_and_answers_may_name_any(
+    ftx: Any, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: Path("/root"))
+    answers(adapter, "Look into /var/log/syslog and /root.")
+    common = ("--set", f"host={HOST}", "--dry-run", "--json", "--repo", "ann/root-model", "--base", "ann/root")
+    result = ftx("publish", "git", adapter, *common)
+    assert result.code == 0, result.err
+    answers(adapter, f"It is in {adapter.resolve()}")
+    assert "verify.json names a path of this machine" in ftx("publish", "git", adapter, *common).err
+
+
+def answers(adapter: Path, answer: str) -> None:
+    """Let the receipt tell that answer."""
+    receipt = json.loads((adapter / "verify.json").read_text("utf-8"))
+    receipt["probes"][0]["answer"] = answer
+    (adapter / "verify.json").write_text(json.dumps(receipt), "utf-8")
 
 
 def test_damaged_weights(ftx: Any, adapter: Path) -> None:
@@ -330,9 +476,18 @@ def test_the_licence_of_the_base(ftx: Any, adapter: Path, made: Path) -> None:
     assert event["license"]["id"] == "llama3"
     for card in ("# no head", "---\nlicense: [\n---\n", "---\n- a\n---\n"):
         (base / "README.md").write_text(card, "utf-8")
-        assert "is not known" in refused(ftx, adapter) and "--license ID" in refused(ftx, adapter)
+        assert f"the base {BASE} is not known" in refused(ftx, adapter) and "--license ID" in refused(ftx, adapter)
     assert "write it as the hubs do" in refused(ftx, adapter, "--license", "Apache 2")
-    assert plan(ftx, adapter, "--license", "mit").code == 0
+    assert "answer for it with --license-agreed" in refused(ftx, adapter, "--license", "mit")
+    (event,) = plan(ftx, adapter, "--license", "mit", "--license-agreed").events
+    assert event["license"] == {"id": "mit", "base": None, "agreed": True}
+    (base / "README.md").write_text("---\nlicense: unknown\n---\n", "utf-8")
+    assert "is not known" in refused(ftx, adapter, "--license", "mit")
+    (base / "README.md").write_text("---\nlicense: cc-by-nd-4.0\n---\n", "utf-8")
+    assert "forbids to pass on what is made of it" in refused(ftx, adapter)
+    assert plan(ftx, adapter, "--license-agreed").events[0]["license"]["id"] == "cc-by-nd-4.0"
+    (base / "README.md").write_text("---\nlicense: Apache License 2.0\n---\n", "utf-8")
+    assert plan(ftx, adapter).events[0]["license"]["id"] == "apache-2.0"
 
 
 @pytest.mark.parametrize(
@@ -344,6 +499,16 @@ def test_the_licence_of_the_base(ftx: Any, adapter: Path, made: Path) -> None:
         ("gemma", "gemma", True),
         ("gpl-3.0", "mit", False),
         ("other", "apache-2.0", False),
+        ("cc-by-nd-4.0", "mit", False),
+        ("cc-by-nc-nd-4.0", "cc-by-nc-nd-4.0", False),
+        ("lgpl-3.0", "mit", False),
+        ("mpl-2.0", "mit", False),
+        ("fair-noncommercial-research-license", "apache-2.0", False),
+        ("bigcode-openrail-m", "mit", False),
+        ("bigcode-openrail-m", "bigcode-openrail-m", True),
+        ("apple-amlr", "mit", False),
+        ("unheard-of", "mit", False),
+        ("bsd-3-clause", "gpl-3.0", True),
     ],
 )
 def test_which_licence_allows_which(base: str, wanted: str, may: bool) -> None:
@@ -411,13 +576,27 @@ def test_a_path_that_is_left_stops_it(ftx: Any, merged: Path) -> None:
     assert "generation_config.json names a path of this machine, /mnt/models" in sentence
 
 
+def test_what_was_downloaded_is_published_again(ftx: Any, adapter: Path, tmp_path: Path) -> None:
+    publisher = configured(load_registry("none").publisher("git"), {"name": "git", "host": HOST}, "publisher")
+    with prepared(adapter, publisher, Wish("ann/cats", base=BASE), dry=True) as sent:
+        fetched = Path(shutil.copytree(sent.bundle.folder, tmp_path / "fetched"))
+    assert Artifact.open(fetched).manifest["base"]["path"] == BASE
+    (event,) = ftx("publish", "git", fetched, *WORDS).events
+    assert event["license"] == {"id": "apache-2.0", "base": "apache-2.0", "agreed": False}
+    with prepared(fetched, publisher, Wish("ann/dogs", base="ann/other"), dry=True) as again:
+        assert Artifact.open(again.bundle.folder).manifest["base"]["path"] == "ann/other"
+
+
 def test_the_allow_list() -> None:
     for name in ("tokenizer.model", "model-00001-of-00002.safetensors", "modeling_internlm2.py", "LICENSE.txt"):
         assert allowed(name, "merged", Consent()), name
     for name in ("app.py", "sub/config.json", "x.onnx", "publish.json", "model.bin"):
         assert not allowed(name, "merged", Consent()), name
     assert allowed("app.py", "app", Consent()) and not allowed("rows.csv", "app", Consent())
-    assert allowed(".streamlit/config.toml", "app", Consent())
+    for name in (".streamlit/config.toml", ".gitignore", "sub/.gitattributes"):
+        assert allowed(name, "app", Consent()), name
+    for name in (".docker/config.json", ".config/app.yaml", "sub/.x/a.txt", "model/.x/config.json", ".hidden.py"):
+        assert not allowed(name, "app", Consent()), name
 
 
 def test_an_app_is_checked_by_its_own_rules(ftx: Any, tmp_path: Path) -> None:

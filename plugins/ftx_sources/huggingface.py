@@ -30,6 +30,7 @@ class HuggingFace(Snapshot):
     hub = "Hugging Face"
     repo_type: ClassVar[str] = "dataset"
     what: ClassVar[str] = "data set"
+    passed_over: ClassVar[frozenset[str]] = frozenset(NO_DATA)
 
     def _find_commit(self) -> str:
         from huggingface_hub import HfApi
@@ -48,7 +49,9 @@ class HuggingFace(Snapshot):
                 revision=self.commit,
                 allow_patterns=self._patterns(),
                 # Hidden names, but not "..": the client refuses that, where leaving it out would hide it.
-                ignore_patterns=[start + name for name in (".[!.]*", *sorted(NO_DATA)) for start in ("", "*/")],
+                ignore_patterns=[
+                    start + name for name in (".[!.]*", *sorted(self.passed_over)) for start in ("", "*/")
+                ],
                 endpoint=endpoint(),
                 token=token_of_user(),
                 library_name="ftx",

@@ -9,6 +9,7 @@ from ftx_sources.huggingface import HuggingFace, endpoint, token_of_user
 
 # What a model folder is read from, and the code that goes along for older tools.
 BESIDES = ("*.json", "*.model", "*.txt", "*.jinja", "*.py")
+TERMS = ("README.md", "LICENSE*", "NOTICE*", "USE_POLICY*")  # what the publishing of a result asks for
 WEIGHTS = ("*.safetensors", "*.bin")  # the first kind that is there
 
 
@@ -17,6 +18,7 @@ class HuggingFaceModel(HuggingFace):
 
     repo_type = "model"
     what = "model"
+    passed_over = frozenset()
 
     def folder(self) -> Path:
         """The folder with the model's files, downloaded where it is not in the cache. Raises HubError, StorageError."""
@@ -29,9 +31,10 @@ class HuggingFaceModel(HuggingFace):
         from huggingface_hub import HfApi, constants
 
         if constants.is_offline_mode():
+            # Not the terms: caches of earlier versions lack them, and the client would refuse those.
             return [*BESIDES, *WEIGHTS]
         with self._asking():
             api = HfApi(endpoint=endpoint(), token=token_of_user(), library_name="ftx")
             names = api.list_repo_files(self.repo, revision=self.commit)
         stored = [kind for kind in WEIGHTS if any(Path(name).match(kind) for name in names)]
-        return [*BESIDES, *stored[:1]]
+        return [*BESIDES, *TERMS, *stored[:1]]

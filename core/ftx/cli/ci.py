@@ -38,6 +38,7 @@ def ci() -> None:
 @click.option("--repo", metavar="OWNER/NAME", help="The repository on HUB.")
 @click.option("--base", metavar="OWNER/NAME", help="The base model, as it is called on the hub.")
 @click.option("--license", "licence", metavar="ID", help="The licence of the result; default: the base's.")
+@click.option("--license-agreed", is_flag=True, help="Answer for a licence that the base's does not name or allow.")
 @click.option("--set", "settings", multiple=True, metavar="A=B", help="An option of HUB, as host=https://...")
 @click.option("--out", type=FOLDER, default=Path(), help="The project's folder; default: this one.")
 @click.option("--force", is_flag=True, help="Write over what is there.")
@@ -56,6 +57,7 @@ def init(
     repo: str | None,
     base: str | None,
     licence: str | None,
+    license_agreed: bool,
     settings: tuple[str, ...],
     out: Path,
     force: bool,
@@ -69,7 +71,7 @@ def init(
         raise RecipeError(f"there is no pipeline for '{kind}'; {did_you_mean(kind, FILES)}")
     refuse_image(image, kind)
     refuse_runner(runner, gpus, kind)
-    publish = _publishing(registry, hub, repo, base, licence, settings)
+    publish = _publishing(registry, hub, repo, base, licence, license_agreed, settings)
     inputs = read_inputs(recipe, out, registry)
     if merge and not inputs.adapter:
         raise RecipeError(
@@ -120,6 +122,7 @@ def _publishing(
     repo: str | None,
     base: str | None,
     licence: str | None,
+    license_agreed: bool,
     settings: tuple[str, ...],
 ) -> Publishing | None:
     """What the options say of publishing. Raises RecipeError."""
@@ -130,6 +133,7 @@ def _publishing(
         "--repo": [repo],
         "--base": [base],
         "--license": [licence],
+        "--license-agreed": ["yes" if license_agreed else None],
         "--set": list(settings),
     }
     if hub is None:
@@ -144,4 +148,5 @@ def _publishing(
         if name is not None and not REPO.fullmatch(name):
             raise RecipeError(f"{flag} {name}: write it as OWNER/NAME, as it is called on the hub")
     words = [word for flag in ("--base", "--license", "--set") for one in about[flag] if one for word in (flag, one)]
+    words += ["--license-agreed"] if license_agreed else []
     return Publishing(hub, repo, tuple(shlex.quote(word) for word in words), part.variables())

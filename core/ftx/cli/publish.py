@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 @click.option("--repo", metavar="OWNER/NAME", help="The repository; default: where it was published before.")
 @click.option("--base", metavar="OWNER/NAME", help="The base model, as it is called on the hub.")
 @click.option("--license", "licence", metavar="ID", help="The licence of the result; default: the base's.")
-@click.option("--license-agreed", is_flag=True, help="Answer for a licence that the base's does not allow; recorded.")
+@click.option(
+    "--license-agreed", is_flag=True, help="Answer for a licence that the base's does not name or allow; recorded."
+)
 @click.option("--public", is_flag=True, help="Let everyone see it, as the last step.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing.")
 @click.option("--hardware", metavar="MACHINE", help="What an app runs on there, see ftx size; any: do not look.")

@@ -17,10 +17,11 @@ from typing import Any
 
 from ftx.artifact import MANIFEST, RECEIPT, Artifact
 from ftx.data.secrets import KINDS
-from ftx.errors import FtxError, RecipeError, VerificationError
+from ftx.errors import DataError, FtxError, RecipeError, VerificationError
 from ftx.export.receipt import read_receipt
 from ftx.publish.credentials import login_tokens, token
-from ftx.publish.pickles import dangers, is_pickle
+from ftx.publish.pickles import dangers, is_pickle, texts
+from ftx.publish.unpacked import unpacked
 from ftx.redaction import SECRET_VARIABLE, SHORTEST_SECRET
 
 PUBLISHED = "publish.json"  # what was published where: written beside the seal, never sent itself
@@ -82,8 +83,13 @@ APP = (
     ".gitattributes",
     ".gitignore",
 )
+HIDDEN = tuple(name for name in APP if name.startswith("."))
 APP_MODEL = "model"  # the folder of the model that an app carries
 DATA = ("*.jsonl", "*.parquet", "*.csv", "*.tsv", "*.xlsx", "*.arrow", "*.jsonl.gz", "*.jsonl.zst")
+
+SETTINGS = (*MODEL, "modules.json")  # the latter of an encoder in sentence-transformers' form, a list too
+# A list of objects, or an object on each of the first two lines.
+ROWS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[\s*\{|\{[^\n]*\}[ \t\r]*\n\s*\{)")
 
 # Names that stop a publishing wherever they lie, with what they are.
 SECRET_NAMES = (
@@ -130,6 +136,21 @@ CACHE_FOLDERS = ("__pycache__", ".cache", ".ms_upload_cache*", ".ipynb_checkpoin
 MORE_SECRETS = {
     "AWS secret key": re.compile(r"(?i)aws_?secret_?access_?key[\"']?\s*[=:]\s*[\"']?[A-Za-z0-9/+=]{40}"),
     "OpenXLab key": re.compile(r"(?i)\b(?:openxlab_?)?(?:ak|sk)[\"']?\s*[=:]\s*[\"'][A-Za-z0-9]{16,}[\"']"),
+    "GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}"),
+    "Slack token": re.compile(r"\bxox[abeoprs]-\d[A-Za-z0-9-]{10,}"),
+    "Google key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b"),
+    # Written behind such a name, with letters and two digits or more: a word, a variable and a call are none.
+    "password or key": re.compile(
+        r"""
+        (?: token | secret | (?:api|access|secret|private)[_-]?key | passw(?:or)?d | _ak | _sk | "auth" )
+        ["'\]]* (?:[ \t]*:[ \t]*\w{1,20})? [ \t]*[=:][ \t]*   # a type may stand between
+        (?! ["']? [\w-]* (?:your|example|placeholder|change|xxxx) )
+        (?! ["']? (?-i:[A-Z][A-Z0-9]*_[A-Z0-9_]+)\b ["']? (?:[\s,;)]|$) )      # the name of a variable
+        (?= ["']? [^\s"']*[a-z] ) (?= ["']? (?:[^\s"'\d]*\d){2} )
+        (?: ["'][a-z0-9][\w+/=.!@\#%^&*~-]{15,}["'] | [a-z0-9][a-z0-9+=-]{15,} (?=["'\s,;}&]|$) )
+        """,
+        re.IGNORECASE | re.VERBOSE,
+    ),
 }
 NO_CREDENTIALS = {"identity card number", "phone number", "e-mail address"}  # personal, and no key to anything
 # Paths of a machine, in what describes a model. Vocabularies hold anything and are not looked into for them.
@@ -137,18 +158,12 @@ LOCAL_PATH = re.compile(
     r"(?<![\w:/.~-])(?:/(?:home|root|Users|mnt|data|tmp|var|opt|srv|share|work|workspace|media|cpfs\d*|nvme)/[\w.-]+"
     r"|[A-Za-z]:\\Users\\)"
 )
-DESCRIPTIONS = (
-    "*config*.json",
-    "*.index.json",
-    "README.md",
-    "metafile.y*ml",
-    MANIFEST,
-    RECEIPT,
-    "generation_config.json",
-)
+# Not the receipt: its answers are the model's own words, and the rest of it was rendered without paths.
+DESCRIPTIONS = ("*config*.json", "*.index.json", "README.md", "metafile.y*ml", MANIFEST)
+QUOTED = re.compile(r"(?m)^> .*$")  # in a card: such answers
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "merges.txt", "added_tokens.json")
 POINTER = b"version https://git-lfs.github.com/spec/v1"
-CHUNK = 1 << 20  # bytes
+LOOK = 1 << 16  # bytes at the start of a file that tell what it is
 OVERLAP = 4096  # bytes; longer than any secret that is looked for
 MAX_HEADER = 100_000_000  # bytes; the safetensors format's own limit
 _kept: set[str] = set()  # tokens of logins, read once for all files
@@ -222,6 +237,8 @@ def allowed(name: str, kind: str, consent: Consent) -> bool:
     patterns = [*(APP if kind == "app" else MODEL)]
     patterns += PICKLES if consent.pickles else ()
     patterns += DATA if consent.data else ()
+    if any(part.startswith(".") for part in PurePosixPath(name).parts):
+        return kind == "app" and _matches(name, HIDDEN)
     if kind == "app" and PurePosixPath(name).parts[0] == APP_MODEL:
         return allowed(PurePosixPath(name).name, "model", consent)
     if kind != "app" and "/" in name:
@@ -290,7 +307,7 @@ def _bad_name(name: str) -> list[str]:
 def _look_into(path: Path, name: str, consent: Consent, places: Sequence[str] | None) -> Iterator[str]:
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(1024)
+        start = file.read(LOOK)
     if start.startswith(POINTER):
         yield f"{name} is a Git LFS pointer, not the file itself; fetch it with: git lfs pull"
         return
@@ -299,17 +316,21 @@ def _look_into(path: Path, name: str, consent: Consent, places: Sequence[str] | 
         return
     if name.endswith(".safetensors"):
         yield from _safetensors(path, name, size, places)
-    elif is_pickle(start, name) or start.startswith(b"PK\x03\x04"):
-        yield from _pickle(path, name, consent)
+    elif is_pickle(start, name) or (start.startswith(b"PK\x03\x04") and not _matches(name, DATA)):
+        yield from _pickle(path, name, consent, places)
     else:
+        if not consent.data and name.endswith(".json") and not _matches(name, SETTINGS) and ROWS.match(start):
+            yield f"{name} holds rows of data; take it out of the folder, or publish it on purpose with --with-data"
         yield from _text(path, name, places)
 
 
-def _pickle(path: Path, name: str, consent: Consent) -> Iterator[str]:
+def _pickle(path: Path, name: str, consent: Consent, places: Sequence[str] | None) -> Iterator[str]:
     if not consent.pickles:
         yield f"{name} is a pickle, which runs code when it is loaded; convert it to safetensors, or --allow-pickle"
     elif found := dangers(path):
         yield f"{name} would call {', '.join(found[:3])} when it is loaded; it is not published, with any flag"
+    else:
+        yield from _found_in(["\n".join(texts(path)).encode("utf-8", "replace")], name, places)
 
 
 def _safetensors(path: Path, name: str, size: int, places: Sequence[str] | None) -> Iterator[str]:
@@ -333,19 +354,27 @@ def _safetensors(path: Path, name: str, size: int, places: Sequence[str] | None)
 
 def _text(path: Path, name: str, places: Sequence[str] | None) -> Iterator[str]:
     told: set[str] = set()
-    described = _any(name, DESCRIPTIONS)
     if _any(name, VOCABULARIES):
         places = None
-    before = b""
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            seen = before + chunk
-            for what in credentials_in(seen):
-                told.add(f"{name} holds {what}; take it out, and withdraw it where it was made")
-            if found := _local(seen.decode("utf-8", "replace"), places, described):
-                told.add(f"{name} names a path of this machine, {found}; replace it by a name on a hub")
-            before = chunk[-OVERLAP:]
+    try:
+        for problem in _found_in(unpacked(path, name), name, places):
+            told.add(problem)
+    except DataError as error:
+        told.update(error.problems)
     yield from sorted(told)
+
+
+def _found_in(chunks: Iterable[bytes], name: str, places: Sequence[str] | None) -> Iterator[str]:
+    """What may not leave, maybe several times."""
+    described = _any(name, DESCRIPTIONS)
+    before = b""
+    for chunk in chunks:
+        seen = before + chunk
+        for what in credentials_in(seen):
+            yield f"{name} holds {what}; take it out, and withdraw it where it was made"
+        if found := _local(seen.decode("utf-8", "replace"), places, described):
+            yield f"{name} names a path of this machine, {found}; replace it by a name on a hub"
+        before = chunk[-OVERLAP:]
 
 
 def credentials_in(raw: bytes) -> Iterator[str]:
@@ -382,12 +411,19 @@ def own_secrets(environment: Mapping[str, str] | None = None) -> dict[str, str]:
 def _local(text: str, places: Sequence[str] | None, described: bool) -> str | None:
     if places is None:
         return None
+    described_by = QUOTED.sub("", text) if described else ""
     for place in places:
         # A short one, as /root, is a word that any text may use.
-        if place in text and (described or place.count("/") > 1):
+        if _names(described_by if place.count("/") == 1 else text, place):
             return place
-    found = LOCAL_PATH.search(text) if described else None
+    found = LOCAL_PATH.search(described_by)
     return found[0] if found else None
+
+
+def _names(text: str, place: str) -> bool:
+    """Whether the path stands in the text by itself, and not as a part of `ann/root-model` or `https://root/`."""
+    before, after = r"(?:(?<![\w.~-])(?<!:/)|(?<=\\[nrt]))", r"(?![\w-]|\.\w)"
+    return place in text and re.search(f"{before}{re.escape(place)}{after}", text) is not None
 
 
 def _incomplete(folder: Path, names: Sequence[str]) -> list[str]:

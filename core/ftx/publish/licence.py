@@ -9,10 +9,17 @@ from typing import Any
 
 import yaml
 
+from ftx.artifact import Artifact
 from ftx.errors import RecipeError
 
-# Bases whose terms ask that what is made of them stays under the same terms.
-SAME = ("llama", "gemma", "gpl", "agpl", "cc-by-sa", "cc-by-nc-sa", "openrail", "creativeml", "bigscience", "qwen")
+# What is made of a base under one of these may go out under another; all others ask for themselves. By SPDX's names.
+PERMISSIVE = {
+    *("apache-2.0", "mit", "mit-0", "isc", "zlib", "ncsa", "postgresql", "bsl-1.0", "ecl-2.0", "afl-3.0"),
+    *("bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "0bsd", "unlicense", "wtfpl", "cc0-1.0"),
+    *("cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "odc-by", "pddl", "cdla-permissive-2.0"),
+}
+# As ModelScope writes these in its cards.
+WRITTEN_OUT = {"apache license 2.0": "apache-2.0", "mit license": "mit"}
 NAME = "abcdefghijklmnopqrstuvwxyz0123456789.-_"
 
 
@@ -40,31 +47,46 @@ def card_head(folder: Path) -> Mapping[str, Any]:
     return head if isinstance(head, dict) else {}
 
 
-def choose(base: Path, wanted: str | None, agreed: bool) -> Licence:
-    """The licence to publish under. Raises RecipeError when it must be asked for, or when the base's forbids it."""
-    found = card_head(base).get("license")
-    known = str(found) if isinstance(found, str) and found else None
+def choose(artifact: Artifact, base: str | None, wanted: str | None, agreed: bool) -> Licence:
+    """The licence to publish under; `base` is the base's name on the hub.
+
+    Raises RecipeError when it must be asked for, or when the base's forbids it.
+    """
+    sealed = artifact.manifest.get("license")  # of what was published already
+    before = sealed if isinstance(sealed, Mapping) else {}
+    known = _named(card_head(artifact.base).get("license")) or _named(before.get("base"))
     if wanted is not None and (not wanted or set(wanted.lower()) - set(NAME)):
         raise RecipeError(f"--license {wanted}: write it as the hubs do, for example apache-2.0 or other")
-    if wanted is None and known is None:
+    if known is None and not (wanted and agreed):
         raise RecipeError(
-            f"the licence of the base {base.name} is not known (its README.md names none): look it up, and say under "
-            "which one the result goes out with --license ID, for example --license apache-2.0"
+            f"the licence of the base {base or artifact.base.name} is not known (its README.md names none): look it "
+            "up, say under which one the result goes out with --license ID, and answer for it with --license-agreed"
         )
-    chosen = wanted or str(known)
+    earlier = _named(before.get("id"))
+    chosen = wanted or (earlier if known and earlier and permits(known, earlier) else str(known))
     if known is None or agreed or permits(known, chosen):
         return Licence(chosen, known, agreed)
+    if permits(known, known):
+        raise RecipeError(
+            f"--license {chosen}: the base is under {known}, which does not allow that; leave --license out, or answer "
+            "for it with --license-agreed"
+        )
     raise RecipeError(
-        f"--license {chosen}: the base is under {known}, which does not allow that; leave --license out, or answer for "
-        "it with --license-agreed"
+        f"the base is under {known}, which forbids to pass on what is made of it; if you have leave to, answer for it "
+        "with --license-agreed"
     )
 
 
+def _named(found: object) -> str | None:
+    """A licence by its name in small letters; None for what names none."""
+    name = found.strip().lower() if isinstance(found, str) else ""
+    return WRITTEN_OUT.get(name, name) if name not in ("", "unknown") else None
+
+
 def permits(base: str, wanted: str) -> bool:
-    """Whether what is made of something under `base` may go out under `wanted`, by the rules of the common ones."""
+    """Whether what is made of something under `base` may go out under `wanted`."""
     base, wanted = base.lower(), wanted.lower()
-    if base == wanted:
-        return True
-    if base.startswith(SAME) or base == "other":
+    if "-nd-" in base:
         return False
-    return "-nc" not in base or "-nc" in wanted
+    # https://creativecommons.org/faq: an adaptation of -nc material may be under -nc-sa.
+    return base in PERMISSIVE or wanted in (base, base.replace("cc-by-nc-", "cc-by-nc-sa-"))

@@ -42,30 +42,45 @@ def dangers(path: Path) -> list[str]:
     """
     found: set[str] = set()
     try:
-        with path.open("rb") as file:
-            packed_by_torch = file.read(4) == b"PK\x03\x04"  # as torch decides, whatever stands at the end
-        if packed_by_torch:
+        if _packed_by_torch(path):
             with zipfile.ZipFile(path) as packed:
-                for member in packed.namelist():
-                    if member.endswith(".pkl"):
-                        found.update(_named(io.BytesIO(packed.read(member))))
-                    elif "/code/" in member or member.endswith(".py"):
-                        found.add(f"the code in {member}")
-        else:
-            with path.open("rb") as file:
-                _named_in_streams(file, found)
+                code = [name for name in packed.namelist() if name.endswith(".py") or "/code/" in name]
+            found.update(f"the code in {name}" for name in code if not name.endswith(".pkl"))
+        for stream in _streams(path):
+            found.update(_named(stream))
     except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
         found.add(f"what cannot be read ({error})")
     return sorted(found)
 
 
-def _named_in_streams(file: IO[bytes], found: set[str]) -> None:
-    for number in range(STREAMS):
-        before = file.tell()
-        if number and not file.read(1):
-            return
-        file.seek(before)
-        found.update(_named(file))
+def texts(path: Path) -> Iterator[str]:
+    """All texts that a file without dangers holds, the names of its tensors among them."""
+    for stream in _streams(path):
+        for _, argument, _ in pickletools.genops(stream):
+            if isinstance(argument, bytes | bytearray):
+                yield bytes(argument).decode("utf-8", "replace")
+            elif isinstance(argument, str):
+                yield argument
+
+
+def _packed_by_torch(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"  # as torch decides, whatever stands at the end
+
+
+def _streams(path: Path) -> Iterator[IO[bytes]]:
+    """Every pickle of the file, to be read to its end before the next."""
+    if _packed_by_torch(path):
+        with zipfile.ZipFile(path) as packed:
+            yield from (io.BytesIO(packed.read(name)) for name in packed.namelist() if name.endswith(".pkl"))
+        return
+    with path.open("rb") as file:
+        for number in range(STREAMS):
+            before = file.tell()
+            if number and not file.read(1):
+                return
+            file.seek(before)
+            yield file
 
 
 def _named(file: IO[bytes]) -> Iterator[str]:

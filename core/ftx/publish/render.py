@@ -40,8 +40,7 @@ class Subject:
     def places(self) -> list[str]:
         """Paths of this machine that the files may name."""
         found = [str(self.folder.resolve()), str(Path.home())]
-        if self.artifact:
-            found += [str(self.artifact.base), str(self.artifact.base.resolve())]
+        found += _places_of_base(self.artifact) if self.artifact else []
         return [place for place in found if place not in ("/", ".", "")]
 
 
@@ -114,8 +113,13 @@ def git_id_of(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
+def _places_of_base(artifact: Artifact) -> list[str]:
+    """The paths of the base; none in the seal of a download, which calls the base as hubs do."""
+    return [str(artifact.base), str(artifact.base.resolve())] if artifact.base.is_absolute() else []
+
+
 def base_name(artifact: Artifact, given: str | None) -> str | None:
-    """The base's name on Hugging Face: as given, or as the cache it was read from tells."""
+    """The base's name on Hugging Face: as given, or as the cache it was read from or the seal of a download tells."""
     if given:
         owner, slash, name = given.partition("/")
         if not (slash and owner and name) or "/" in name or given.startswith((".", "/")):
@@ -124,6 +128,8 @@ def base_name(artifact: Artifact, given: str | None) -> str | None:
     for part in artifact.base.parts:
         if part.startswith("models--") and part.count("--") == 2:
             return "/".join(part.split("--")[1:])
+    if not artifact.base.is_absolute() and len(artifact.base.parts) == 2:
+        return str(artifact.base)
     if artifact.kind == "adapter":
         raise RecipeError(
             f"the base of this adapter is a folder, {artifact.base.name}, which others cannot find: name it as it is "
@@ -142,14 +148,14 @@ def _describe(
     files: Mapping[str, RemoteFile],
 ) -> None:
     known = base_repo or artifact.base.name
-    swaps = {str(artifact.base): known, str(artifact.base.resolve()): known}
+    swaps = dict.fromkeys(_places_of_base(artifact), known)
     for name in CONFIGS:
         _rewrite(out / name, swaps, known)
     receipt = _told_elsewhere(read_receipt(artifact), swaps)
-    front = card.head(artifact, base_repo, licence, card_head(artifact.base))
+    front = card.head(artifact, base_repo, licence, card_head(artifact.base) or card_head(artifact.folder))
     text = card.card_text(publisher.front_matter(front), artifact, repo, receipt)
     _write(out / "README.md", text)
-    _seal_anew(artifact, swaps, licence, receipt, out, files)
+    _seal_anew(artifact, known, swaps, licence, receipt, out, files)
 
 
 def _rewrite(path: Path, swaps: Mapping[str, str], base: str) -> None:
@@ -171,6 +177,7 @@ def _write(path: Path, text: str) -> None:
 
 def _seal_anew(
     artifact: Artifact,
+    base: str,
     swaps: Mapping[str, str],
     licence: Licence,
     receipt: Receipt | None,
@@ -187,6 +194,7 @@ def _seal_anew(
     facts = {key: value for key, value in artifact.manifest.items() if key != "files"}
     manifest = {
         **portable(facts, swaps),
+        "base": {**artifact.manifest["base"], "path": base},
         "license": asdict(licence),
         "published_from": seal_of(artifact.folder),
         "files": files,

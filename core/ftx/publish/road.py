@@ -176,9 +176,9 @@ def prepared(path: Path, publisher: Publisher, wish: Wish, *, dry: bool = False)
     _admit(subject, publisher, wish)
     if subject.kind == "app":
         refuse_too_small(subject.folder, publisher.name, wish.hardware or getattr(publisher, "hardware", None))
-    licence = choose(subject.artifact.base, wish.license, wish.license_agreed) if subject.artifact else None
+    base = base_name(subject.artifact, wish.base) if subject.artifact else None
+    licence = choose(subject.artifact, base, wish.license, wish.license_agreed) if subject.artifact else None
     with _workshop(subject.folder) as out:
-        base = base_name(subject.artifact, wish.base) if subject.artifact else None
         files = render(subject, publisher, wish.repo, base, licence, out)
         _check_rendered(subject, out, list(files), wish)
         message = f"{subject.kind} {wish.repo.partition('/')[2]}, by ftx"
