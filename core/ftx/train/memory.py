@@ -7,6 +7,7 @@ and layer two residuals, two norms, attention's output, queries, keys and values
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -180,8 +181,14 @@ def chosen(plan: Plan, free: int | None) -> Memory:
         return fitting[0]
     if isinstance(asked, str):
         return ways[-1]
-    least = ways[-1].gib or 0
-    raise RecipeError(f"train.memory: {asked} GiB do not hold a step; it takes {least:.1f} GiB at least")
+    least = _up(ways[-1].gib or 0)
+    raise RecipeError(f"train.memory: {asked} GiB do not hold a step; it takes {least} GiB at least")
+
+
+def _up(gib: float) -> str:
+    """The number in two digits, rounded up: what is asked for next must do."""
+    unit = 10.0 ** (1 - math.floor(math.log10(gib)))
+    return f"{math.ceil(gib * unit) / unit:g}"
 
 
 def _ways(plan: Plan, decoder: Decoder) -> list[Memory]:
