@@ -147,7 +147,10 @@ def _number(plan: Plan) -> int:
 
 
 def _weights(plan: Plan, decoder: Decoder, mode: Mode) -> float:
-    """Of frozen weights, as products take them or quantised; the embedding is in host memory when that is wanted and can be."""
+    """Of frozen weights, as products take them or quantised.
+
+    The embedding is in host memory when that is wanted and can be.
+    """
     if plan.method.produces == "model":
         return 0.0
     ends = decoder.embedding * (1 if decoder.tied or mode == "small" else 2)
