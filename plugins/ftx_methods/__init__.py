@@ -22,12 +22,14 @@ def ftx_train_methods() -> Iterable[type[TrainMethod]]:
 
 @hookimpl
 def ftx_check_plan(plan: Plan) -> Iterable[str]:
-    from ftx_methods.lora import LoRA, target_problems
+    from ftx_methods.lora import LoRA, QLoRA, target_problems, turned_problems
     from ftx_methods.parts import part_problems
     from ftx_methods.projector import Projector, projector_problems
 
     yield from part_problems(plan.method, plan.family)
     if isinstance(plan.method, LoRA):
         yield from target_problems(plan.method, plan.family, plan.base)
+    if isinstance(plan.method, QLoRA):
+        yield from turned_problems(plan.facts)
     if isinstance(plan.method, Projector):
         yield from projector_problems(plan.family)
