@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import importlib
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +60,24 @@ def test_what_was_measured_is_told_within_a_tenth(row: dict[str, Any]) -> None:
     mode: Any = next((mode for mode in ("balanced", "small") if mode in row["name"]), "fast")
     told = expected(plan_of(row["method"], count, tokens), decoder(row["model"]), mode).gib
     assert told == pytest.approx(row["peak_gib"], rel=0.1)
+
+
+def test_results_tell_where_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RESULTS.parents[1]))
+    bench = importlib.import_module("train_gpu")
+    monkeypatch.setattr(bench, "ceiling", lambda: 790.64e12)
+    monkeypatch.setattr(bench, "versions", lambda: {"gpu": "none"})
+    monkeypatch.setattr(bench, "write_model", lambda *_: None)
+    monkeypatch.setattr(bench, "measured", lambda row, *_: {"name": row.name})
+    monkeypatch.setattr(bench, "commit", lambda: None)
+    monkeypatch.setenv("FTX_CACHE", "")
+    flags = ["--rows", "ftx|1.8B|lora|4x*", "--place", str(tmp_path), "--out", str(tmp_path / "out.json")]
+    monkeypatch.setattr("sys.argv", ["train_gpu.py", *flags])
+    bench.main()
+    made = json.loads((tmp_path / "out.json").read_text())
+    assert shlex.split(made["command"]) == ["python", "benchmarks/train_gpu.py", *flags]
+    today = datetime.date.today().isoformat()
+    assert made["rows"] == [{"name": "ftx", "ceiling_tflops": 790.6, "commit": None, "date": today}]
 
 
 @pytest.mark.parametrize(
