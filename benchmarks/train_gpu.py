@@ -12,12 +12,14 @@ for attention to s tokens. Peaks are torch's own count of allocated memory, whil
 from __future__ import annotations
 
 import argparse
+import datetime
 import fnmatch
 import gc
 import json
 import os
 import platform
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -358,7 +360,7 @@ def measured(row: Row, given: argparse.Namespace, limit: float) -> dict[str, Any
         "percent_of_ceiling": round(100 * speed * flops / limit, 1),
         "peak_gib": round(found["peak"] / 2**30, 2),
         "load_peak_gib": round(found["load_peak"] / 2**30, 2),
-        "expected_gib": round(found["expected"], 2) if "expected" in found else None,
+        "expected_gib": round(found["expected"], 2) if found.get("expected") else None,
         "loss": round(found["loss"], 4),
     }
 
@@ -377,6 +379,15 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def commit() -> str | None:
+    """The commit of this file's repository, None outside of one or without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def main() -> None:
@@ -413,15 +424,17 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in versions().items()) + f"; ceiling {limit / 1e12:.0f} TFLOP/s")
     print("| path | model | method | rows | tokens/s | % | peak GiB | loading | as `ftx plan` has it | loss |")
     print("|---|---|---|---|--:|--:|--:|--:|--:|--:|", flush=True)
-    results = []
+    results: list[dict[str, Any]] = []
+    command = shlex.join(["python", "benchmarks/train_gpu.py", *sys.argv[1:]])
+    about = {**versions(), "command": command, "steps": given.steps, "rows": results}
+    origin = {"ceiling_tflops": round(limit / 1e12, 1), "commit": commit()}
     began = time.monotonic()
     for row in rows:
         if given.seconds and time.monotonic() - began > given.seconds:
             break
         if found := measured(row, given, limit):
-            results.append(found)
+            results.append({**found, **origin, "date": datetime.date.today().isoformat()})
             if given.out:  # after each row, so that a run that is cut short leaves what it found
-                about = {**versions(), "ceiling_tflops": round(limit / 1e12, 1), "steps": given.steps, "rows": results}
                 given.out.write_text(json.dumps(about, indent=1) + "\n")
             print(
                 "| " + " | ".join(map(cell, found.values())) + " |",

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftx.fast import attention
 from ftx.fast.head import HeadLoss
-from ftx.fast.install import install
+from ftx.fast.install import _Copies, _How, install
 from ftx.fast.recompute import recompute
 from ftx.fast.weight import dense, stored_as
 from ftx_internlm2.family import InternLM2
@@ -100,6 +100,18 @@ def test_bfloat16_stays_within_its_rounding() -> None:
             )
         )
     assert max(errors[1:]) <= 2 * errors[0]
+
+
+def test_only_what_has_another_precision_is_copied() -> None:
+    parameter = torch.nn.Parameter(torch.randn(3, 4))
+    for dtype, shared in ((torch.float32, True), (torch.bfloat16, False)):
+        copies = _Copies(dtype)
+        low = _How(dtype, "auto", copies, False).low(parameter)
+        assert low is not None
+        parameter.data = torch.randn(3, 4)  # as where a model is wrapped for several processes
+        copies.refresh()
+        assert torch.equal(low(), parameter.to(dtype))
+        assert (low().data_ptr() == parameter.data_ptr()) == shared
 
 
 @pytest.mark.parametrize("changed", [{}, {"mlp_bias": True}])

@@ -40,6 +40,7 @@ NATIVES: dict[str, dict[str, Any]] = {
     "glm": {},
     "glm4": {},
     "internlm3": {"qkv_bias": True, "bias": True},
+    "gpt2": {},  # whose weights are stored [in, out]
 }
 KNOWN = [kind for kind in NATIVES if kind in CONFIG_MAPPING]  # transformers 5.17 has no InternLM3
 
@@ -106,6 +107,14 @@ def test_a_native_model_is_tuned_over_four_bits(ftx: Any, tmp_path: Path) -> Non
     flags = ["--model", model, "--data", write_rows(tmp_path / "rows.jsonl", 4), "--max-length", 128]
     assert ftx("train", *flags, "--method", "qlora", "--max-steps", 1).code == 0
     assert ftx("merge", "runs/rows-qlora").code == 0
+
+
+def test_a_model_whose_weights_bitsandbytes_turns_is_not_tuned_over_four_bits(ftx: Any, tmp_path: Path) -> None:
+    model = make("gpt2", tmp_path / "gpt2")
+    data = write_rows(tmp_path / "rows.jsonl", 2)
+    result = ftx("plan", "--model", model, "--data", data, "--method", "qlora", "--max-length", 128)
+    assert result.code == 2
+    assert "method: 'qlora' cannot give the weights of a GPT2LMHeadModel back; use lora" in result.err
 
 
 def changed(folder: Path, **values: Any) -> Path:

@@ -268,14 +268,21 @@ def test_a_stop_request_saves_and_says_how_to_go_on(tiny: Path, rows: Path, tmp_
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
-def test_memory_that_runs_out_ends_with_advice(
-    tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No GPU here to fill: the error is torch's own, raised where a product would."""
-    from ftx.train import path as loop
+def no_gpu_memory(*_: object) -> torch.Tensor:
+    """No GPU here to fill: the error is torch's own."""
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
-    def full(*_: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError
+
+def no_memory(*_: object) -> torch.Tensor:
+    """More than a process can address."""
+    return torch.empty(1 << 50, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("full", [no_gpu_memory, no_memory])
+def test_memory_that_runs_out_ends_with_advice(
+    tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Any
+) -> None:
+    from ftx.train import path as loop
 
     monkeypatch.setattr(loop, "loss_sum", full)
     with pytest.raises(
@@ -324,12 +331,11 @@ def test_options_of_a_method_need_no_name_when_it_is_the_default(ftx: Any, tiny:
 def test_a_lack_of_memory_is_told_by_every_command(ftx: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ftx import talk
 
-    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
+    def no_room(*_: object) -> None:
+        raise MemoryError
 
-        def fail(*_: Any, error: Exception = error, **__: Any) -> None:
-            raise error
-
-        monkeypatch.setattr(talk, "open_talk", fail)
+    for full in (no_room, no_gpu_memory, no_memory):
+        monkeypatch.setattr(talk, "open_talk", lambda *_, full=full, **__: full())
         result = ftx("chat", tiny, "--once", "a")
         assert (result.code, result.err) == (4, "ftx: there is not enough memory for this model\n")
 

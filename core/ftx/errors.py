@@ -47,6 +47,15 @@ class OutOfMemory(FtxError):
     kind = "memory"
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a GPU or of the host, of whose lack torch tells in a plain RuntimeError.
+
+    torch is not imported here: its errors are known by name and words.
+    """
+    named = type(error).__name__ == "OutOfMemoryError"
+    return named or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 class HubError(FtxError):
     """A hub or the network to it refuses: no such repository or revision, no permission, no connection."""
 

@@ -281,7 +281,7 @@ def make_plan(written: Written, registry: Registry) -> Plan:
         base=base,
         stop_ids=stop_ids,
         images=images,
-        notes=[*facts.notes, *_template_note(recipe.template, tokenizer), *path_notes(method)],
+        notes=[*facts.notes, *_template_note(recipe.template, tokenizer), *path_notes(recipe, method)],
     )
     if refused := registry.check_plan(plan):
         raise RecipeError(*refused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,9 @@ class DataRecipe(_Section):
         return value
 
 
+MemoryWay = Literal["auto", "fast", "balanced", "small"]
+
+
 class TrainRecipe(_Section):
     """How the weights are moved."""
 
@@ -144,7 +148,7 @@ class TrainRecipe(_Section):
         description="products with frozen weights, in train.dtype or in 8-bit floating point: faster on Hopper and "
         "Ada, with a coarser rounding",
     )
-    memory: Literal["auto", "fast", "balanced", "small"] | float = Field(
+    memory: MemoryWay | float = Field(
         "auto",
         union_mode="left_to_right",
         description="fast: keep all activations; balanced: make them again, their inputs in host memory; small: also "
@@ -157,8 +161,13 @@ class TrainRecipe(_Section):
 
     @field_validator("memory", mode="before")
     @classmethod
-    def _whole_gib(cls, value: Any) -> Any:
-        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    def _way_or_gib(cls, value: Any) -> Any:
+        if value in get_args(MemoryWay):
+            return value
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value <= sys.float_info.max:
+            raise ValueError("is fast, balanced, small, auto, or a number of GiB above 0")
+        return float(value)
 
     @field_validator("betas")
     @classmethod

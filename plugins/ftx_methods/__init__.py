@@ -22,7 +22,7 @@ def ftx_train_methods() -> Iterable[type[TrainMethod]]:
 
 @hookimpl
 def ftx_check_plan(plan: Plan) -> Iterable[str]:
-    from ftx_methods.lora import LoRA, QLoRA, bits_problems, target_problems
+    from ftx_methods.lora import LoRA, QLoRA, bits_problems, target_problems, turned_problems
     from ftx_methods.parts import part_problems
     from ftx_methods.projector import Projector, projector_problems
 
@@ -31,5 +31,6 @@ def ftx_check_plan(plan: Plan) -> Iterable[str]:
         yield from target_problems(plan.method, plan.family, plan.base)
     if isinstance(plan.method, QLoRA):
         yield from bits_problems(plan.method)
+        yield from turned_problems(plan.facts)
     if isinstance(plan.method, Projector):
         yield from projector_problems(plan.family)

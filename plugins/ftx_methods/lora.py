@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ftx import ModelFamily, TrainMethod, few_bits
+from ftx import ModelFacts, ModelFamily, TrainMethod, few_bits
 from ftx.adapters import attached, injected, linear_leaves
 from ftx.errors import RecipeError, did_you_mean
 from ftx_methods.parts import in_training_precision, whole_parts
@@ -48,6 +48,7 @@ class LoRA(TrainMethod):
 
     def prepare(self, model: PreTrainedModel, family: ModelFamily, resume: Path | None) -> PreTrainedModel:
         from peft import LoraConfig
+        from transformers.pytorch_utils import Conv1D
 
         if resume is not None:
             return in_training_precision(attached(model, resume, trainable=True))
@@ -56,6 +57,7 @@ class LoRA(TrainMethod):
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=self._modules(model, family),
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
             modules_to_save=whole_parts(family, self.vision, self.projector) or None,
             task_type="CAUSAL_LM",
         )
@@ -114,6 +116,16 @@ def save_adapter(model: PreTrainedModel, base: Path, out: Path) -> None:
     model.save_pretrained(str(out), save_embedding_layers=False)
     # peft writes a model card of its own with nothing but gaps to fill in.
     (out / "README.md").unlink(missing_ok=True)
+
+
+# Whose linear layers are transformers' Conv1D, with weights [in, out]: bitsandbytes turns them.
+TURNED = {"GPT2LMHeadModel", "OpenAIGPTLMHeadModel"}
+
+
+def turned_problems(facts: ModelFacts) -> Iterable[str]:
+    """A sentence for a model whose quantised weights could not be written back as they are stored."""
+    if facts.architecture in TURNED:
+        yield f"method: 'qlora' cannot give the weights of a {facts.architecture} back; use lora"
 
 
 def target_problems(method: LoRA, family: ModelFamily, base: Path) -> Iterable[str]:

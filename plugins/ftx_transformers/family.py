@@ -70,12 +70,13 @@ class Transformers(ModelFamily):
 
     def lora_targets(self, model: PreTrainedModel) -> list[str]:
         import torch
+        from transformers.pytorch_utils import Conv1D
 
         head = model.get_output_embeddings()
         linear = {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and module is not head
+            if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
         }
         return sorted(linear)
 

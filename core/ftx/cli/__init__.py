@@ -6,7 +6,7 @@ import os
 import sys
 
 from ftx.cli.group import main_group
-from ftx.errors import STOPPED_AT_ONCE, FtxError, OutOfMemory
+from ftx.errors import STOPPED_AT_ONCE, FtxError, OutOfMemory, lacks_memory
 from ftx.redaction import guard
 
 
@@ -52,8 +52,7 @@ def run(arguments: list[str]) -> int:
         console.error("interrupted", STOPPED_AT_ONCE, ["stopped at once; what was saved before is whole"])
         return STOPPED_AT_ONCE
     except (MemoryError, RuntimeError) as error:
-        # torch is not imported here, so that its error, a RuntimeError as click's Abort is, is known by its name.
-        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+        if not lacks_memory(error):
             raise
         console.error(OutOfMemory.kind, OutOfMemory.exit_code, ["there is not enough memory for this model"])
         return OutOfMemory.exit_code

@@ -35,7 +35,7 @@ ANSWER_TOKENS = 24  # of each probe's greedy answer
 DIFFERENCES = ("max_logit_difference", "max_logit_difference_of_stored_base")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Features of peft adapters that change the model otherwise than by W + scale * B @ A.
-UNMERGEABLE = ("use_dora", "fan_in_fan_out", "lora_bias", "alora_invocation_tokens")
+UNMERGEABLE = ("use_dora", "lora_bias", "alora_invocation_tokens")
 
 
 def merge(
@@ -115,7 +115,8 @@ def _compared(
 class Adapter:
     """An adapter as stored, by names of native parameters.
 
-    `factors` are LoRA's: (A [r, in], B [out, r], scale). `whole` are parameters that were trained whole.
+    `factors` are LoRA's: (A [r, in], B [out, r], scale), for a weight [out, in]. `whole` are parameters that were
+    trained whole.
     """
 
     factors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
@@ -138,7 +139,9 @@ class Adapter:
             if ".lora_A." in name:
                 module = native.partition(".lora_A.")[0]
                 b = tensors[name.replace(".lora_A.", ".lora_B.")]
-                factors[f"{module}.weight"] = (tensor, b, _scale(config, module, tensor.shape[0]))
+                # A GPT-2's weights are [in, out]: the factors change places.
+                a, b = (b.T, tensor.T) if config.get("fan_in_fan_out") else (tensor, b)
+                factors[f"{module}.weight"] = (a, b, _scale(config, module, a.shape[0]))
             elif any(module in f".{native}" for module in saved):
                 whole[native] = tensor
         if len(tensors) != 2 * len(factors) + len(whole):

@@ -146,7 +146,9 @@ class _How:
         """What gives a parameter in the precision of the products."""
         if parameter is None:
             return None
-        return partial(_identity, self.copies.of(parameter)) if self.copies else partial(_cast, parameter, self.dtype)
+        if self.copies is None or parameter.dtype == self.dtype:
+            return partial(_cast, parameter, self.dtype)
+        return partial(_identity, self.copies.of(parameter))
 
 
 def _identity(tensor: Tensor) -> Tensor:
@@ -171,6 +173,8 @@ class _Copies:
         return self._copies[-1]
 
     def refresh(self, *_: Any) -> None:
+        if not self._copies:
+            return
         # Looked up anew: what wraps a model for several processes gives parameters other memory.
         torch._foreach_copy_(self._copies, [parameter.detach() for parameter in self._parameters])
 

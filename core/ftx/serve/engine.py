@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ftx.errors import lacks_memory
 from ftx.serve.question import Question, prepare
 from ftx.serve.refusal import OVERLOADED, SERVER, Refusal
 
@@ -118,8 +119,7 @@ class Work:
         if self._future.cancelled():
             return Gone()
         error = self._future.exception()
-        # torch is not imported here: its error is known by its name.
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        if error is not None and lacks_memory(error):
             return Refusal(
                 503,
                 "there is not enough memory for this question now; ask a shorter one or try again",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ftx.artifact import Artifact, seal, write_template
 from ftx.atomic import whole_folder
 from ftx.console import Console
-from ftx.errors import Interrupted, OutOfMemory, TrainingError
+from ftx.errors import Interrupted, OutOfMemory, TrainingError, lacks_memory
 from ftx.plan import Plan
 from ftx.run import Run
 from ftx.train import checkpoint
@@ -37,14 +37,12 @@ def fit(plan: Plan, console: Console | None = None, resume: str | None = None) -
     the main one writes. Raises Interrupted after a signal, with a checkpoint saved; TrainingError when a loss or
     gradient is not finite; Stalled when another process is gone; OutOfMemory; StorageError.
     """
-    import torch
-
     console = console or Console(quiet=True)
     try:
         return _fit(plan, console, resume)
-    except torch.OutOfMemoryError:
-        raise OutOfMemory(_memory_advice(plan)) from None
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
+        if lacks_memory(error):
+            raise OutOfMemory(_memory_advice(plan)) from None
         if gone := stalled(error, plan):
             raise gone from error
         raise

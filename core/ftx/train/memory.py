@@ -7,6 +7,7 @@ and layer two residuals, two norms, attention's output, queries, keys and values
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -27,6 +28,8 @@ HEAD_TOKENS: dict[Mode, int] = {"fast": 1024, "balanced": 512, "small": 512}  # 
 QUANTISED = {4: 0.516, 8: 1.002}
 NEAR = 0.05  # of a model's parameters: norms and biases are not counted
 FREE = 0.92  # of what a GPU has free: allocators and libraries need some
+# Whose activations and head are those that are counted here.
+COUNTED = {f"{kind}ForCausalLM" for kind in ("InternLM2", "Llama", "Mistral", "Qwen2", "Qwen3")}
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\..*?(\w+)\.weight$")
 
 
@@ -80,6 +83,14 @@ def decoder_of(plan: Plan) -> Decoder | None:
     return made if abs(counted - plan.facts.parameters) <= NEAR * plan.facts.parameters else None
 
 
+def told(plan: Plan) -> bool:
+    """Whether what a step of the plan takes is counted here; of what else has a decoder it is the least."""
+    train = plan.recipe.train
+    own = train.attention == "auto" and train.adapters != "plain"
+    head = "lm_head" in (getattr(plan.method, "targets", None) or ())  # whose logits then exist whole
+    return plan.decoder is not None and plan.facts.architecture in COUNTED and own and not head
+
+
 @dataclass(frozen=True)
 class Memory:
     """A way to spend memory, and the bytes it is expected to take, by what takes them.
@@ -101,15 +112,18 @@ def expected(plan: Plan, decoder: Decoder, mode: Mode, share: float | None = Non
     """What a step of the plan takes on a GPU when memory is spent that way."""
     share = (0.0 if mode == "fast" else 1.0) if share is None else share
     tokens = plan.micro_batch_size * _row(plan)
-    width, inner, layers = decoder.width, decoder.inner, decoder.layers
+    width, inner, layers, number = decoder.width, decoder.inner, decoder.layers, _number(plan)
     through = sum(decoder.matrices[leaf][0] for leaf in ("q_proj", "k_proj", "v_proj"))
-    of_layer = tokens * (5 * width + through + 2 * inner) * 2
+    if number == 4:  # attention in 32 bits has each query's own keys and values
+        through = 3 * decoder.matrices["q_proj"][0]
+    of_layer = tokens * (5 * width + through + 2 * inner) * number
     again = min(round(share * layers), layers - 1)
     inputs = 2 if mode != "fast" else again  # of layers made again: on the device, or there in passing
     # Those that are kept are the last, and gone when the first is made again.
-    kept = (layers - again) * of_layer + inputs * tokens * width * 2
-    logits = HEAD_TOKENS[mode] * decoder.words * 2
-    passing = tokens * (inner + 4 * width) * 2 + max(out * into for out, into in decoder.matrices.values()) * 2
+    kept = (layers - again) * of_layer + inputs * tokens * width * number
+    logits = HEAD_TOKENS[mode] * decoder.words * number
+    largest = max(out * into for out, into in decoder.matrices.values())
+    passing = (tokens * (inner + 4 * width) + largest) * number
     return Memory(
         mode,
         share,
@@ -124,29 +138,40 @@ def expected(plan: Plan, decoder: Decoder, mode: Mode, share: float | None = Non
 
 def _row(plan: Plan) -> int:
     """Tokens of a row at most."""
-    limit = plan.recipe.data.max_length
-    return limit if plan.feed.isolated or plan.feed.endless else min(limit, plan.ledger.longest or limit)
+    data = plan.recipe.data
+    alone = data.packing == "none" and not plan.feed.endless
+    return min(data.max_length, plan.ledger.longest or data.max_length) if alone else data.max_length
+
+
+def _number(plan: Plan) -> int:
+    """Bytes of a number in products and of a frozen weight."""
+    return 4 if plan.recipe.train.dtype == "float32" else 2
 
 
 def _weights(plan: Plan, decoder: Decoder, mode: Mode) -> float:
-    """Of frozen weights, in 16 bits or quantised; the embedding is in host memory when that is wanted and can be."""
+    """Of frozen weights, as products take them or quantised.
+
+    The embedding is in host memory when that is wanted and can be.
+    """
     if plan.method.produces == "model":
         return 0.0
     ends = decoder.embedding * (1 if decoder.tied or mode == "small" else 2)
-    return decoder.in_layers * QUANTISED.get(getattr(plan.method, "bits", 16), 2) + ends * 2
+    number = _number(plan)
+    return decoder.in_layers * QUANTISED.get(getattr(plan.method, "bits", 16), number) + ends * number
 
 
 def _trained(plan: Plan, decoder: Decoder, mode: Mode) -> float:
-    """Of trained parameters: 4 bytes each, 2 for a copy of them, 8 or 2 for the moments, and 4 for gradients.
+    """Of trained parameters: 4 bytes each, 2 for a 16-bit copy, 8 or 2 for the moments, and 4 for gradients.
 
     Where all weights are trained gradients come as activations go, unless several micro-batches are summed.
     """
     moments = 2 if mode == "small" else 8
+    copy = 2 if _number(plan) == 2 else 0
     if plan.method.produces == "model":
         weights = decoder.in_layers + decoder.embedding * (1 if decoder.tied else 2)
         summed = plan.recipe.train.global_batch_size > plan.micro_batch_size
-        return weights * (4 + moments + (4 if summed else 0)) + decoder.in_layers * 2 + decoder.embedding * 4
-    return adapter_size(plan.method, plan.family, decoder) * (4 + 4 + moments + (0 if mode == "small" else 2))
+        return weights * (4 + moments + (4 if summed else 0)) + decoder.in_layers * copy + decoder.embedding * 4
+    return adapter_size(plan.method, plan.family, decoder) * (4 + 4 + moments + (0 if mode == "small" else copy))
 
 
 def adapter_size(method: TrainMethod, family: ModelFamily, decoder: Decoder) -> int:
@@ -166,11 +191,12 @@ def chosen(plan: Plan, free: int | None) -> Memory:
     asked = plan.recipe.train.memory
     decoder = plan.decoder
     if isinstance(asked, str) and asked != "auto":
-        return expected(plan, decoder, asked) if decoder else Memory(asked, 0.0 if asked == "fast" else 1.0)
+        counted = decoder if told(plan) else None
+        return expected(plan, counted, asked) if counted else Memory(asked, 0.0 if asked == "fast" else 1.0)
+    if not isinstance(asked, str) and not told(plan):
+        raise RecipeError("train.memory: what this run takes cannot be told beforehand; name fast, balanced or small")
     if decoder is None:
-        if isinstance(asked, str):
-            return Memory()
-        raise RecipeError("train.memory: what this model takes cannot be told beforehand; name fast, balanced or small")
+        return Memory()
     limit = FREE * free if isinstance(asked, str) and free is not None else None
     limit = float(asked) * GIB if not isinstance(asked, str) else limit
     ways = list(_ways(plan, decoder))
@@ -178,12 +204,17 @@ def chosen(plan: Plan, free: int | None) -> Memory:
         # 8-bit moments change results: only who asks for little gets them.
         ways = [way for way in ways if way.mode != "small"]
     fitting = [way for way in ways if limit is None or sum(way.bytes.values()) <= limit]
-    if fitting:
-        return fitting[0]
-    if isinstance(asked, str):
-        return ways[-1]
-    least = ways[-1].gib or 0
-    raise RecipeError(f"train.memory: {asked} GiB do not hold a step; it takes {least:.1f} GiB at least")
+    if fitting or isinstance(asked, str):
+        way = fitting[0] if fitting else ways[-1]
+        return way if told(plan) else Memory(way.mode, way.share)
+    least = _up(ways[-1].gib or 0)
+    raise RecipeError(f"train.memory: {asked} GiB do not hold a step; it takes {least} GiB at least")
+
+
+def _up(gib: float) -> str:
+    """The number in two digits, rounded up: what is asked for next must do."""
+    unit = 10.0 ** (1 - math.floor(math.log10(gib)))
+    return f"{math.ceil(gib * unit) / unit:g}"
 
 
 def _ways(plan: Plan, decoder: Decoder) -> list[Memory]:
@@ -196,6 +227,6 @@ def _ways(plan: Plan, decoder: Decoder) -> list[Memory]:
 def outlook(plan: Plan) -> dict[str, float]:
     """GiB that a step of the plan is expected to take on a GPU in each mode; empty where that cannot be told."""
     decoder = plan.decoder
-    if decoder is None:
+    if decoder is None or not told(plan):
         return {}
     return {mode: round(expected(plan, decoder, mode).gib or 0, 2) for mode in MODES}

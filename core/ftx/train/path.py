@@ -32,6 +32,8 @@ def path_problems(recipe: Recipe, method: TrainMethod) -> Iterator[str]:
     train = recipe.train
     if train.memory == "small" and find_spec("bitsandbytes") is None:
         yield "train.memory: 'small' needs bitsandbytes; install it with: pip install 'ftx[qlora]'"
+    if train.device == "cpu" and not isinstance(train.memory, str):
+        yield "train.memory: a number of GiB is kept to on a GPU, not beside train.device cpu; name fast or balanced"
     if train.base != "fp8":
         return
     if train.dtype == "float32" or train.device == "cpu":
@@ -44,8 +46,13 @@ def path_problems(recipe: Recipe, method: TrainMethod) -> Iterator[str]:
         yield "train.base: fp8 needs a GPU that multiplies in it (Ada, Hopper or later), and there is none here"
 
 
-def path_notes(method: TrainMethod) -> Iterator[str]:
-    """One sentence per choice that costs speed."""
+def path_notes(recipe: Recipe, method: TrainMethod) -> Iterator[str]:
+    """One sentence per choice that costs speed, or holds on a GPU alone."""
+    if not isinstance(recipe.train.memory, str):
+        import torch
+
+        if not torch.cuda.is_available():
+            yield "train.memory: the GiB are a GPU's, and torch finds none here"
     if getattr(method, "dropout", 0.0):
         yield (
             "method.dropout: what leaves out inputs is neither folded into weights nor recorded; on a GPU a step is "

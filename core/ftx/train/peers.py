@@ -26,7 +26,7 @@ def joined(plan: Plan) -> Accelerator:
     return Accelerator(cpu=train.device == "cpu" or not torch.cuda.is_available(), kwargs_handlers=[waiting])
 
 
-def stalled(error: RuntimeError, plan: Plan) -> Stalled | None:
+def stalled(error: Exception, plan: Plan) -> Stalled | None:
     """What to tell the user, where `error` comes of another process that is gone or does not answer."""
     import torch
 
