@@ -217,7 +217,7 @@ def cleared(page: Any) -> None:
 
 
 def idle(page: Any) -> None:
-    """Wait for the end of an answer, which stands whole on the page before that: Gradio takes nothing else until then."""
+    """Wait for the end of an answer, which stands whole on the page before: Gradio takes nothing else until then."""
     page.locator("button.stop-button").wait_for(state="detached")
 
 
