@@ -16,6 +16,7 @@ from conftest import TINY, write_rows
 from ftx.checkpoint_files import Checkpoint
 from ftx.data.collate import collate
 from ftx.data.store import Sample
+from ftx.eval.heldout import loss_of
 from ftx.fast import attention
 from ftx.rope import turn_samples_apart
 from ftx.train.apart import adopt, apart
@@ -197,6 +198,18 @@ def test_a_short_sample_beside_a_long_one_is_turned_as_it_is_alone(kind: str, si
     for _ in range(2):  # what was met before leaves nothing behind
         found = model(**collate([samples], 2, end_to_end=True)).logits[0]
         torch.testing.assert_close(found, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_a_held_out_row_counts_alike_beside_a_long_one() -> None:
+    """Under dynamic rope beyond the trained length, whatever shares the batch."""
+    samples = [Sample(np.arange(3, 3 + n, dtype=np.int32), np.ones(n, bool)) for n in (40, 5, 24)]
+    rope = {"max_position_embeddings": 16, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}
+    alone = [loss_of(seeded("llama", **rope), [one], 2) for one in samples]
+    model = seeded("llama", **rope)
+    for _ in range(2):
+        together = loss_of(model, samples, 2)
+        expected = sum(one.loss * one.tokens for one in alone) / together.tokens
+        assert together.loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_packing_that_a_model_cannot_keep_apart_is_refused(ftx: Any, tmp_path: Path) -> None:

@@ -40,13 +40,14 @@ def _by_length(kind: Any) -> bool:
 def turn_samples_apart(model: Module, max_length: int) -> int:
     """Have transformers' ropes, which turn a whole batch by its longest position, turn each sample by its own.
 
-    How many those are. Left alone are ropes whose trained length no sample of `max_length` passes, and ftx's own, which
-    have `asks_beyond`.
+    How many those are. Left alone are ropes whose trained length no sample of `max_length` passes, and those that tell
+    samples apart already, which have `asks_beyond`.
     """
     ropes = [one for one in model.modules() if looks_at_lengths(one) and not hasattr(one, "asks_beyond")]
     beyond = [one for one in ropes if max_length > _least_trained(one)]
     for rope in beyond:
         rope.forward = partial(_apart, rope, rope.forward)
+        rope.asks_beyond = _least_trained(rope)  # type: ignore[assignment]
     return len(beyond)
 
 
