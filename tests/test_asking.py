@@ -59,6 +59,15 @@ def test_the_last_answers_are_those_of_chat(tmp_path: Path, rows: Path) -> None:
     assert samples(tmp_path / "run")[0]["answer"] == base.ask("What is 1?", Sampling(max_new_tokens=24)).text
 
 
+def test_an_answer_is_that_of_the_step_just_taken(tiny: Path, rows: Path, tmp_path: Path) -> None:
+    """A step so large that an adapter one step older would answer as the base does."""
+    options = {"train__max_steps": 1, "train__lr": 0.5, "eval": {**ASKED, "questions": ["What is 1?"]}}
+    artifact = fit(plan_for(tiny, rows, tmp_path / "run", **options))
+    before, after = (e["answer"] for e in samples(tmp_path / "run"))
+    talk = open_talk(artifact.folder, load_registry("none"))
+    assert after == talk.ask("What is 1?", Sampling(max_new_tokens=6)).text != before
+
+
 def test_a_resumed_run_asks_on_and_each_answer_counts_once(tiny: Path, rows: Path, tmp_path: Path) -> None:
     options = {"train__max_steps": 6, "train__save_every": 3, "eval": ASKED}
     whole = tmp_path / "whole"

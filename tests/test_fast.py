@@ -283,6 +283,12 @@ def test_attention_within_bounds_is_not_given_to_what_drops(changed: dict[str, A
     assert attention.served(LlamaForCausalLM, LlamaConfig(**changed)) == (not changed)
 
 
+def test_attention_within_bounds_takes_no_mask() -> None:
+    heads = torch.zeros(1, 2, 3, 8)
+    with pytest.raises(attention.Unserved, match="with a mask"):
+        attention.attend(torch.nn.Identity(), heads, heads, heads, torch.ones(1, 1, 3, 3, dtype=torch.bool))
+
+
 def test_passes_are_recorded_of_plain_decoders_alone() -> None:
     """What a GPU would be asked to record; one that routes, drops or trains much is computed as ever."""
     from ftx.train.path import _records

@@ -7,12 +7,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from conftest import TINY, write_rows
 from ftx.checkpoint_files import Checkpoint
+from ftx.data.collate import collate
+from ftx.data.store import Sample
+from ftx.eval.heldout import loss_of
+from ftx.fast import attention
+from ftx.rope import turn_samples_apart
+from ftx.train.apart import adopt, apart
 from ftx_transformers.family import Transformers
 
 SIZES = {
@@ -100,6 +107,120 @@ def test_packed_samples_do_not_see_each_other_in_native_models_either(kind: str,
         result = ftx("train", *flags, "--global-batch-size", 64, "--out", tmp_path / packing, "--json")
         seen.append(next(event["loss"] for event in result.events if event["event"] == "step"))
     assert seen[0] == pytest.approx(seen[1], abs=2e-6)
+
+
+def seeded(kind: str, **sizes: Any) -> Any:
+    """A model whose weights are large enough that what is seen shows, loaded as for training."""
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[kind](**{**SIZES, "use_cache": False, "initializer_range": 0.3, **sizes})
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).eval()
+
+
+ROUTED = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+WINDOW = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "within_bounds", "by_positions"),
+    [
+        ("llama", {}, True, True),
+        ("mistral", {"sliding_window": 8}, True, True),
+        ("qwen2", WINDOW, True, True),
+        ("qwen3", WINDOW, True, True),
+        ("gemma2", {"sliding_window": 8}, False, True),  # caps what attention scores
+        ("gemma3_text", {"sliding_window": 8}, True, True),
+        ("phi3", {"sliding_window": 8}, True, True),
+        ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}, True, False),
+        ("qwen2_moe", {**ROUTED, "shared_expert_intermediate_size": 32}, True, True),
+        # Windows in masks alone.
+        ("qwen2_moe", {**ROUTED, **WINDOW, "max_window_layers": 2, "shared_expert_intermediate_size": 32}, False, True),
+        ("phimoe", {**ROUTED, "sliding_window": 8}, False, True),
+        ("phimoe", {**ROUTED, "sliding_window": 64}, True, True),
+        ("nemotron", {}, False, True),  # layers that swallow bounds
+        ("doge", {"sliding_window": None, "keep_window_size": 8}, False, True),  # masks of its own
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, False, False),
+        ("bloom", {"n_layer": 2, "n_head": 4}, False, False),
+    ],
+)
+def test_samples_of_a_row_are_known_to_stay_apart(
+    kind: str, sizes: dict[str, Any], within_bounds: bool, by_positions: bool
+) -> None:
+    model = seeded(kind, **sizes)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert apart(model, torch.float32) == by_positions
+    assert adopt(model, 64, torch.float32) == within_bounds
+    assert (model.config._attn_implementation == attention.NAME) == within_bounds
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("llama", {"max_position_embeddings": 16, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}),
+        (
+            "phi3",
+            {
+                "original_max_position_embeddings": 16,
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [2.0, 4.0, 6.0, 8.0],
+                    "original_max_position_embeddings": 16,
+                },
+            },
+        ),
+        (
+            "gemma3_text",
+            {
+                "max_position_embeddings": 16,
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                },
+                "layer_types": ["full_attention", "sliding_attention"],
+            },
+        ),
+    ],
+)
+@torch.no_grad()
+def test_a_short_sample_beside_a_long_one_is_turned_as_it_is_alone(kind: str, sizes: dict[str, Any]) -> None:
+    samples = [Sample(np.arange(3, 3 + n, dtype=np.int32), np.ones(n, bool)) for n in (40, 5, 24)]
+    alone = [
+        seeded(kind, **sizes)(input_ids=torch.from_numpy(one.ids.astype("int64"))[None]).logits[0] for one in samples
+    ]
+    model = seeded(kind, **sizes)
+    assert turn_samples_apart(model, 16) == 0
+    assert turn_samples_apart(model, 64) == 1
+    padded = model(**collate([[one] for one in samples], 2)).logits
+    for row, expected in zip(padded, alone, strict=True):
+        torch.testing.assert_close(row[: len(expected)], expected, atol=1e-4, rtol=1e-4)
+    assert adopt(model, 64, torch.float32)
+    for _ in range(2):  # what was met before leaves nothing behind
+        found = model(**collate([samples], 2, end_to_end=True)).logits[0]
+        torch.testing.assert_close(found, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_a_held_out_row_counts_alike_beside_a_long_one() -> None:
+    """Under dynamic rope beyond the trained length, whatever shares the batch."""
+    samples = [Sample(np.arange(3, 3 + n, dtype=np.int32), np.ones(n, bool)) for n in (40, 5, 24)]
+    rope = {"max_position_embeddings": 16, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}
+    alone = [loss_of(seeded("llama", **rope), [one], 2) for one in samples]
+    model = seeded("llama", **rope)
+    for _ in range(2):
+        together = loss_of(model, samples, 2)
+        expected = sum(one.loss * one.tokens for one in alone) / together.tokens
+        assert together.loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_packing_that_a_model_cannot_keep_apart_is_refused(ftx: Any, tmp_path: Path) -> None:
+    model = make("lfm2", tmp_path / "lfm2", layer_types=["conv", "full_attention"])
+    flags = ["--model", model, "--data", write_rows(tmp_path / "rows.jsonl", 8), "--max-length", 128]
+    flags += ["--max-steps", 1, "--out", tmp_path / "run"]
+    refused = ftx("train", *flags, "--packing", "best_fit")
+    assert refused.code == 2
+    assert "data.packing: in a packed row this model's samples would see each other" in refused.err
+    assert ftx("train", *flags).code == 0
 
 
 def test_a_native_model_is_tuned_over_four_bits(ftx: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from transformers.core_model_loading import ConversionOps, WeightRenaming
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from ftx.rope import sequence_lengths
 from ftx_internlm2.layout import FUSED, HEAD, PARTS, RENAMED, join_wqkv, split_wqkv
 
 
@@ -57,17 +58,6 @@ class InternLM2RotaryEmbedding(LlamaRotaryEmbedding):  # type: ignore[misc]
         table = torch.stack(made).to(device=x.device, dtype=torch.float)
         chosen: torch.Tensor = table[0] if len(made) == 1 else table[place]
         return chosen
-
-
-def sequence_lengths(position_ids: torch.Tensor) -> torch.Tensor:
-    """For each token, int64 [rows, tokens], the length of its sequence: the largest position in it and one more."""
-    rows, tokens = position_ids.shape
-    begins = torch.ones_like(position_ids, dtype=torch.bool)
-    begins[:, 1:] = position_ids.diff(dim=-1) != 1
-    number = begins.flatten().cumsum(0) - 1
-    longest = torch.zeros(rows * tokens, dtype=position_ids.dtype, device=position_ids.device)
-    longest.scatter_reduce_(0, number, position_ids.flatten(), "amax")
-    return (longest[number] + 1).view(rows, tokens)
 
 
 class InternLM2ForCausalLM(LlamaForCausalLM):  # type: ignore[misc]

@@ -109,8 +109,10 @@ def loss_of(
     import torch
 
     from ftx.data.collate import collate, on_device
+    from ftx.rope import turn_samples_apart
     from ftx.train.loss import asked, loss_sum
 
+    turn_samples_apart(model, max(map(len, samples)))
     total, tokens = 0.0, 0
     order = sorted(range(len(samples)), key=lambda i: len(samples[i]))
     with torch.inference_mode():

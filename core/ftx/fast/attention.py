@@ -7,6 +7,7 @@ one. Rows of one length are an ordinary batch, for which the fastest kernels exi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,15 @@ NAME = "ftx_varlen"
 PREFERRED = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-def register() -> None:
-    """Make it known to transformers, which then makes no masks for it."""
+class Unserved(NotImplementedError):
+    """A model asks for more than causal attention within bounds and windows."""
+
+
+def register(attention: Callable[..., tuple[Tensor, None]] | None = None) -> None:
+    """Make it, or `attention` under its name, known to transformers, which then makes no masks for it."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, attend)
+    AttentionInterface.register(NAME, attention or attend)
 
 
 def served(model_class: type[PreTrainedModel], config: Any) -> bool:
@@ -55,12 +60,14 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Causal attention of each sample to itself: [rows, heads, tokens, width] to [rows, tokens, heads, width].
 
-    Without bounds each row is a sample. Raises NotImplementedError for what it does not know, rather than leave it out.
+    Without bounds each row is a sample. Raises Unserved for what it does not know, rather than leave it out.
     """
+    if attention_mask is not None:
+        raise Unserved("attention with a mask; use train.attention=eager")
     for name in ("softcap", "s_aux", "position_bias", "dropout"):
         given = rest.get(name)
         if given is not None and not (name == "dropout" and given == 0.0):
-            raise NotImplementedError(f"attention with {name}; use train.attention=eager")
+            raise Unserved(f"attention with {name}; use train.attention=eager")
     if cu_seq_lens_q is None or max_length_q is None:
         rows, max_length_q = query.shape[0], query.shape[2]
         ends = torch.arange(rows + 1, dtype=torch.int32, device=query.device)

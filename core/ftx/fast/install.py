@@ -63,7 +63,9 @@ def install(
     if eight_bits:
         taken["eight"] = sum(eight.holds(module) for module in model.modules())
     if taken["layers"] and copies:
-        model.register_forward_pre_hook(copies.refresh)
+        # At the model within peft's, through which answers go too: peft's own is passed in training alone.
+        within: Any = getattr(model, "get_base_model", lambda: model)
+        within().register_forward_pre_hook(copies.refresh)
     return taken
 
 

@@ -14,11 +14,12 @@ from ftx.errors import Interrupted, OutOfMemory, TrainingError, lacks_memory
 from ftx.plan import Plan
 from ftx.run import Run
 from ftx.train import checkpoint
+from ftx.train.apart import keep_apart
 from ftx.train.ask import Asker
 from ftx.train.batches import Batches
 from ftx.train.memory import chosen
 from ftx.train.optimizer import make_optimizer
-from ftx.train.path import FastPath, adopt, speed_up
+from ftx.train.path import FastPath, speed_up
 from ftx.train.peers import joined, stalled
 from ftx.train.schedule import rate, step_seed
 from ftx.train.signals import stop_on_signals
@@ -154,7 +155,7 @@ def prepare(
     # A cache would hold every key, and keep transformers from telling packed samples apart.
     for config in (model.config, model.config.get_text_config()):
         config.use_cache = False
-    end_to_end = train.attention == "auto" and plan.family.varlen and adopt(model)
+    end_to_end = keep_apart(model, plan, dtype)
     model = plan.method.prepare(model, plan.family, weights)
     alone = accelerator.num_processes == 1
     path = speed_up(model, plan, memory, dtype, end_to_end=end_to_end, alone=alone)

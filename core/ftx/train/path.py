@@ -127,19 +127,6 @@ class FastPath:
         )
 
 
-def adopt(model: PreTrainedModel) -> bool:
-    """Give the language model attention within bounds, where it can be given; whether it was."""
-    from ftx.fast import attention
-
-    language = model.get_decoder()
-    one_way = all(getattr(module, "is_causal", True) for module in language.modules())
-    if not one_way or not attention.served(type(language), language.config):
-        return False
-    attention.register()
-    language.set_attn_implementation(attention.NAME)
-    return True
-
-
 def speed_up(
     model: PreTrainedModel, plan: Plan, memory: Memory, dtype: torch.dtype, *, end_to_end: bool, alone: bool
 ) -> FastPath:
@@ -205,12 +192,14 @@ def _records(model: PreTrainedModel, taken: dict[str, int], dtype: torch.dtype, 
     few = sum(p.numel() for p in model.parameters() if p.requires_grad) < FEW
     if not (plain and few and dtype == torch.bfloat16) or draws(model):
         return False
-    return not any(isinstance(one, SeesPictures) or _looks_at_lengths(one, tokens) for one in model.modules())
+    return not any(isinstance(one, SeesPictures) or _waits_for_lengths(one, tokens) for one in model.modules())
 
 
-def _looks_at_lengths(module: torch.nn.Module, tokens: int) -> bool:
+def _waits_for_lengths(module: torch.nn.Module, tokens: int) -> bool:
     """Whether a module is a rope that asks the GPU how long samples are."""
-    if getattr(module, "rope_type", "default") not in ("dynamic", "longrope"):
+    from ftx.rope import looks_at_lengths
+
+    if not looks_at_lengths(module):
         return False
     asks_beyond = getattr(module, "asks_beyond", None)
     return asks_beyond is None or tokens > asks_beyond
