@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -116,6 +119,9 @@ def test_every_template_renders_for_every_target(name: str, target: str, tmp_pat
     assert json.loads((out / "settings.json").read_text())["description"] == "{{ odd }}"
     assert str(tmp_path) not in "".join(path.read_text("utf-8") for path in out.rglob("*") if path.is_file())
     assert "safetensors filter=lfs" in (out / ".gitattributes").read_text()
+    if name == "streamlit_chat":  # its page is started by hosts too, which know none of our flags
+        kept = tomllib.loads((out / ".streamlit/config.toml").read_text("utf-8"))
+        assert kept["client"]["showErrorDetails"] == "none"
 
 
 def front_matter(name: str, target: str, folder: Path) -> Any:
@@ -437,6 +443,12 @@ def test_memory_that_ends_in_an_answer_is_said(
             lambda m: (m / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
             "is a git-lfs pointer",
         ),
+        (lambda m: (m / "model.safetensors").write_bytes(b"\xff" * 2000), "model in model/ cannot be loaded: "),
+        (
+            lambda m: (m / "model.safetensors").write_bytes((m / "model.safetensors").read_bytes()[:-9]),
+            "model in model/ cannot be loaded: ",
+        ),
+        (lambda m: (m / "config.json").write_text("{"), "model in model/ cannot be loaded: "),
     ],
 )
 def test_an_app_without_its_model_says_what_to_do(
@@ -446,8 +458,66 @@ def test_an_app_without_its_model_says_what_to_do(
     shutil.copytree(chat_app, folder)
     spoil(folder / "model")
     settings = app_code(folder, "settings").read_settings()
-    with pytest.raises(app_code(folder, "refused").CannotStart, match=words):
+    with pytest.raises(app_code(folder, "refused").CannotStart, match=words) as said:
         app_code(folder, "model").open_model(settings)
+    assert str(tmp_path) not in str(said.value)
+
+
+def test_a_model_that_cannot_be_fetched_is_one_sentence(
+    chat_app: Path, app_code: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unreachable(Exception):
+        """As of a client that nobody here knows."""
+
+    def fails(*_: Any, **__: Any) -> str:
+        raise Unreachable("no route to the hub\nand more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fails)
+    settings = {"model_repo": "me/mine", "model_revision": "0" * 40, "model_hub": "huggingface"}
+    with pytest.raises(app_code(chat_app, "refused").CannotStart) as said:
+        app_code(chat_app, "model").open_model(settings)
+    assert str(said.value) == "The model me/mine cannot be fetched from huggingface: no route to the hub"
+
+
+def test_a_setting_of_the_wrong_kind_is_one_sentence(
+    chat_app: Path, app_code: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APP_TEMPERATURE", "abc")
+    with pytest.raises(app_code(chat_app, "refused").CannotStart) as said:
+        app_code(chat_app, "settings").read_settings()
+    assert str(said.value) == "APP_TEMPERATURE is 'abc'; set it to a number like 0.0, or not at all."
+
+
+@pytest.mark.parametrize(
+    ("spoil", "shown"),
+    [
+        ("setting", "APP_TOP_P is 'abc'"),
+        ("weights", "The model in model/ cannot be loaded"),
+        ("template", "Something went wrong; the app's log has the reason."),
+    ],
+)
+def test_no_visitor_of_streamlit_sees_a_stack_trace(
+    spoil: str, shown: str, app_code: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run as hosts do that start page.py themselves. Streamlit's part is played by a mock."""
+
+    class Stopped(BaseException):
+        pass
+
+    folder = made("streamlit_chat", BASE, tmp_path)
+    if spoil == "setting":
+        monkeypatch.setenv("APP_TOP_P", "abc")
+    elif spoil == "weights":
+        (folder / "model/model.safetensors").write_bytes(b"\xff" * 2000)
+    page = MagicMock(stop=MagicMock(side_effect=Stopped), cache_resource=lambda **_: lambda function: function)
+    monkeypatch.setitem(sys.modules, "streamlit", page)
+    code = app_code(folder, "model")
+    if spoil == "template":
+        monkeypatch.setattr(code, "Prompts", MagicMock(side_effect=AttributeError("/secret/path")))
+    with pytest.raises(Stopped):
+        runpy.run_path(str(folder / "page.py"))
+    assert shown in page.error.call_args.args[0]
+    assert str(tmp_path) not in page.error.call_args.args[0]
 
 
 def refuse(ftx: Any, folder: Path, *arguments: object) -> str:
