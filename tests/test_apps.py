@@ -351,7 +351,10 @@ def test_old_turns_make_room(model: Any) -> None:
     assert len(model.ids(kept)[0]) <= model.length - 40
 
 
-@pytest.mark.parametrize("content", [b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"  # Pillow starts a program for it
+
+
+@pytest.mark.parametrize("content", [b"not a picture", b"\x89PNG\r\n\x1a\n broken", POSTSCRIPT])
 def test_what_is_no_image_is_refused(content: bytes, vision_app: Path, app_code: Any, tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(content)
     eyes = app_code(vision_app, "eyes")
