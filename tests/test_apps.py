@@ -24,6 +24,7 @@ import yaml
 from PIL import Image
 
 from conftest import TINY, Result
+from ftx.apps.browser import _problem
 from ftx.apps.environment import app_python
 from ftx.apps.make import make_app
 from ftx.contracts import AppModel
@@ -650,6 +651,22 @@ def test_requirements_that_cannot_be_installed_leave_nothing(
     result = ftx("app", "check", app)
     assert (result.code, "nothing of it was kept; mend" in result.err) == (2, True)
     assert not [p for p in (tmp_path / "cache/environments").iterdir() if p.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("**Snow** is `white`.", "Snow is white."),
+        ("# Colours\n\n1. red\n2. *blue*\n- green", "Colours\nred\nblue\ngreen"),
+        ("See [here](https://example.org/a):\n```python\nx = 1\n```", "See here:\nx = 1"),
+        ("It is<br>white", "It is\nwhite"),
+        ("雪是**白色**的。", "雪是白色的。\n\nSources: snow.md"),
+    ],
+)
+def test_a_page_s_answer_is_compared_as_markdown_shows_it(written: str, shown: str) -> None:
+    assert _problem(shown, written, ended=True) is None
+    assert "the page shows" in str(_problem(f"more {shown}", written, ended=True))
+    assert "no end of it" in str(_problem(shown, written, ended=False))
 
 
 def test_an_app_that_does_not_start_shows_its_last_words(ftx: Any, chat_app: Path) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compared:
-    """One question: what ftx answers and what the app did, over "http" or in the "browser"."""
+    """One question: what ftx answers and what the app did: over "http", its "page" run alone, or in the "browser"."""
 
     question: str
     way: str
@@ -69,7 +69,8 @@ def _compared(probe: dict[str, Any], said: dict[str, Any], folder: Path, most: i
         problem = f"the prompt's token ids differ from ftx's, first at place {at}"
     elif said["answer"] != expected:
         problem = f"the app answers {said['answer']!r}, ftx {expected!r}"
-    return Compared(probe["question"], "http", expected, said["answer"], problem)
+    way = "page" if (folder / "page.py").is_file() else "http"  # Streamlit's has no interface for programs
+    return Compared(probe["question"], way, expected, said["answer"], problem)
 
 
 def _talk(folder: Path, registry: Registry) -> Talk:
