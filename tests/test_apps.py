@@ -25,6 +25,7 @@ from PIL import Image
 
 from conftest import TINY, Result
 from ftx.apps.browser import _problem
+from ftx.apps.check import _compared
 from ftx.apps.environment import app_python
 from ftx.apps.make import make_app
 from ftx.contracts import AppModel
@@ -667,6 +668,15 @@ def test_a_page_s_answer_is_compared_as_markdown_shows_it(written: str, shown: s
     assert _problem(shown, written, ended=True) is None
     assert "the page shows" in str(_problem(f"more {shown}", written, ended=True))
     assert "no end of it" in str(_problem(shown, written, ended=False))
+
+
+def test_a_choice_between_words_as_good_is_no_difference(chat_app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = json.loads((chat_app / "probes.json").read_text("utf-8"))["probes"][2]
+    said = {"prompt": probe["question"], "prompt_ids": probe["prompt_ids"], "answer": "Snow is black."}
+    problem = _compared(probe, said, chat_app, 64, REGISTRY).problem
+    assert problem == "the app answers 'Snow is black.', ftx 'Snow is white.'"
+    monkeypatch.setattr("ftx.export.verify.SLACK", 10.0)  # all words are as good
+    assert _compared(probe, said, chat_app, 64, REGISTRY).problem is None
 
 
 def test_an_app_that_does_not_start_shows_its_last_words(ftx: Any, chat_app: Path) -> None:

@@ -196,13 +196,12 @@ function answer() {
 )
 def test_a_page_is_seen_whole(end: str, problem: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ftx.apps import browser
-    from ftx.apps.check import Compared
 
     monkeypatch.setattr(browser, "STARTS", 2)
     monkeypatch.setattr(browser, "PATIENCE", 2.0)
     (tmp_path / "page.html").write_text(PAGE, "utf-8")
     url = (tmp_path / "page.html").as_uri() + end
-    found = browser.seen(url, Compared("?", "http", "**Snow** is white.", "", None), None)
+    found = browser.seen(url, "?", "**Snow** is white.", None)
     assert found.way == "browser"
     assert (found.problem is None) if problem is None else (problem in str(found.problem))
 

@@ -29,8 +29,8 @@ SIZE = {"width": 800, "height": 600}
 UNSEEN = re.compile(r"^\s*(?:\d+[.)]\s|`{3,}.*$)|\]\([^)]*\)|</?\w[^>]*>|[\W_]", re.MULTILINE)
 
 
-def seen(url: str, asked: Compared, picture: Path | None) -> Compared:
-    """Ask the same question on the page and compare the whole answer. Raises RecipeError without a browser."""
+def seen(url: str, question: str, expected: str, picture: Path | None) -> Compared:
+    """Ask the question on the page and compare the whole answer. Raises RecipeError without a browser."""
     from ftx.apps.check import Compared
 
     try:
@@ -42,14 +42,14 @@ def seen(url: str, asked: Compared, picture: Path | None) -> Compared:
         page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(STARTS * 1000)  # a page may load the model
         try:
-            answer, ended = _answer(page, url, asked.question)
-            problem = _problem(answer, asked.expected, ended)
+            answer, ended = _answer(page, url, question)
+            problem = _problem(answer, expected, ended)
             if picture is not None:
                 page.screenshot(path=picture)
         except Error as error:
             answer, problem = "", f"the page does not work: {str(error).splitlines()[0]}"
         browser.close()
-    return Compared(asked.question, "browser", asked.expected, answer, problem)
+    return Compared(question, "browser", expected, answer, problem)
 
 
 def _answer(page: Any, url: str, question: str) -> tuple[str, bool]:
