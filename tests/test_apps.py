@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -21,6 +24,8 @@ import yaml
 from PIL import Image
 
 from conftest import TINY, Result
+from ftx.apps.browser import _problem
+from ftx.apps.check import _compared
 from ftx.apps.environment import app_python
 from ftx.apps.make import make_app
 from ftx.contracts import AppModel
@@ -116,6 +121,9 @@ def test_every_template_renders_for_every_target(name: str, target: str, tmp_pat
     assert json.loads((out / "settings.json").read_text())["description"] == "{{ odd }}"
     assert str(tmp_path) not in "".join(path.read_text("utf-8") for path in out.rglob("*") if path.is_file())
     assert "safetensors filter=lfs" in (out / ".gitattributes").read_text()
+    if name == "streamlit_chat":  # its page is started by hosts too, which know none of our flags
+        kept = tomllib.loads((out / ".streamlit/config.toml").read_text("utf-8"))
+        assert kept["client"]["showErrorDetails"] == "none"
 
 
 def front_matter(name: str, target: str, folder: Path) -> Any:
@@ -345,7 +353,10 @@ def test_old_turns_make_room(model: Any) -> None:
     assert len(model.ids(kept)[0]) <= model.length - 40
 
 
-@pytest.mark.parametrize("content", [b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"  # Pillow starts a program for it
+
+
+@pytest.mark.parametrize("content", [b"not a picture", b"\x89PNG\r\n\x1a\n broken", POSTSCRIPT])
 def test_what_is_no_image_is_refused(content: bytes, vision_app: Path, app_code: Any, tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(content)
     eyes = app_code(vision_app, "eyes")
@@ -437,6 +448,12 @@ def test_memory_that_ends_in_an_answer_is_said(
             lambda m: (m / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
             "is a git-lfs pointer",
         ),
+        (lambda m: (m / "model.safetensors").write_bytes(b"\xff" * 2000), "model in model/ cannot be loaded: "),
+        (
+            lambda m: (m / "model.safetensors").write_bytes((m / "model.safetensors").read_bytes()[:-9]),
+            "model in model/ cannot be loaded: ",
+        ),
+        (lambda m: (m / "config.json").write_text("{"), "model in model/ cannot be loaded: "),
     ],
 )
 def test_an_app_without_its_model_says_what_to_do(
@@ -446,8 +463,66 @@ def test_an_app_without_its_model_says_what_to_do(
     shutil.copytree(chat_app, folder)
     spoil(folder / "model")
     settings = app_code(folder, "settings").read_settings()
-    with pytest.raises(app_code(folder, "refused").CannotStart, match=words):
+    with pytest.raises(app_code(folder, "refused").CannotStart, match=words) as said:
         app_code(folder, "model").open_model(settings)
+    assert str(tmp_path) not in str(said.value)
+
+
+def test_a_model_that_cannot_be_fetched_is_one_sentence(
+    chat_app: Path, app_code: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unreachable(Exception):
+        """As of a client that nobody here knows."""
+
+    def fails(*_: Any, **__: Any) -> str:
+        raise Unreachable("no route to the hub\nand more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fails)
+    settings = {"model_repo": "me/mine", "model_revision": "0" * 40, "model_hub": "huggingface"}
+    with pytest.raises(app_code(chat_app, "refused").CannotStart) as said:
+        app_code(chat_app, "model").open_model(settings)
+    assert str(said.value) == "The model me/mine cannot be fetched from huggingface: no route to the hub"
+
+
+def test_a_setting_of_the_wrong_kind_is_one_sentence(
+    chat_app: Path, app_code: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APP_TEMPERATURE", "abc")
+    with pytest.raises(app_code(chat_app, "refused").CannotStart) as said:
+        app_code(chat_app, "settings").read_settings()
+    assert str(said.value) == "APP_TEMPERATURE is 'abc'; set it to a number like 0.0, or not at all."
+
+
+@pytest.mark.parametrize(
+    ("spoil", "shown"),
+    [
+        ("setting", "APP_TOP_P is 'abc'"),
+        ("weights", "The model in model/ cannot be loaded"),
+        ("template", "Something went wrong; the app's log has the reason."),
+    ],
+)
+def test_no_visitor_of_streamlit_sees_a_stack_trace(
+    spoil: str, shown: str, app_code: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run as hosts do that start page.py themselves. Streamlit's part is played by a mock."""
+
+    class Stopped(BaseException):
+        pass
+
+    folder = made("streamlit_chat", BASE, tmp_path)
+    if spoil == "setting":
+        monkeypatch.setenv("APP_TOP_P", "abc")
+    elif spoil == "weights":
+        (folder / "model/model.safetensors").write_bytes(b"\xff" * 2000)
+    page = MagicMock(stop=MagicMock(side_effect=Stopped), cache_resource=lambda **_: lambda function: function)
+    monkeypatch.setitem(sys.modules, "streamlit", page)
+    code = app_code(folder, "model")
+    if spoil == "template":
+        monkeypatch.setattr(code, "Prompts", MagicMock(side_effect=AttributeError("/secret/path")))
+    with pytest.raises(Stopped):
+        runpy.run_path(str(folder / "page.py"))
+    assert shown in page.error.call_args.args[0]
+    assert str(tmp_path) not in page.error.call_args.args[0]
 
 
 def refuse(ftx: Any, folder: Path, *arguments: object) -> str:
@@ -577,6 +652,31 @@ def test_requirements_that_cannot_be_installed_leave_nothing(
     result = ftx("app", "check", app)
     assert (result.code, "nothing of it was kept; mend" in result.err) == (2, True)
     assert not [p for p in (tmp_path / "cache/environments").iterdir() if p.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("**Snow** is `white`.", "Snow is white."),
+        ("# Colours\n\n1. red\n2. *blue*\n- green", "Colours\nred\nblue\ngreen"),
+        ("See [here](https://example.org/a):\n```python\nx = 1\n```", "See here:\nx = 1"),
+        ("It is<br>white", "It is\nwhite"),
+        ("雪是**白色**的。", "雪是白色的。\n\nSources: snow.md"),
+    ],
+)
+def test_a_page_s_answer_is_compared_as_markdown_shows_it(written: str, shown: str) -> None:
+    assert _problem(shown, written, ended=True) is None
+    assert "the page shows" in str(_problem(f"more {shown}", written, ended=True))
+    assert "no end of it" in str(_problem(shown, written, ended=False))
+
+
+def test_a_choice_between_words_as_good_is_no_difference(chat_app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = json.loads((chat_app / "probes.json").read_text("utf-8"))["probes"][2]
+    said = {"prompt": probe["question"], "prompt_ids": probe["prompt_ids"], "answer": "Snow is black."}
+    problem = _compared(probe, said, chat_app, 64, REGISTRY).problem
+    assert problem == "the app answers 'Snow is black.', ftx 'Snow is white.'"
+    monkeypatch.setattr("ftx.export.verify.SLACK", 10.0)  # all words are as good
+    assert _compared(probe, said, chat_app, 64, REGISTRY).problem is None
 
 
 def test_an_app_that_does_not_start_shows_its_last_words(ftx: Any, chat_app: Path) -> None:

@@ -174,7 +174,36 @@ def test_each_app_answers_as_ftx_does(name: str, apps: dict[str, Path], python: 
     assert result.code == 0, result.err
     ways = [event["way"] for event in result.events]
     assert ways.count("browser") == 1
-    assert ways.count("http") >= 3
+    assert ways.count("page" if name == "streamlit_chat" else "http") >= 3
+
+
+PAGE = """<textarea onkeydown="answer()"></textarea><div data-testid="bot"></div><script>
+function answer() {
+  const bot = document.querySelector("div");
+  bot.innerHTML = "<strong>Snow</strong> is white.";
+  if (location.hash == "#endless") setInterval(() => bot.append(" Snow."), 100);
+}
+</script>"""
+
+
+@pytest.mark.parametrize(
+    ("end", "problem"),
+    [
+        ("#whole", None),
+        ("#endless", "and no end of it after 2 s"),
+        ("none.html", "the page does not work: "),
+    ],
+)
+def test_a_page_is_seen_whole(end: str, problem: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ftx.apps import browser
+
+    monkeypatch.setattr(browser, "STARTS", 2)
+    monkeypatch.setattr(browser, "PATIENCE", 2.0)
+    (tmp_path / "page.html").write_text(PAGE, "utf-8")
+    url = (tmp_path / "page.html").as_uri() + end
+    found = browser.seen(url, "?", "**Snow** is white.", None)
+    assert found.way == "browser"
+    assert (found.problem is None) if problem is None else (problem in str(found.problem))
 
 
 def test_an_app_that_answers_otherwise_is_caught(apps: dict[str, Path], python: Any, ftx: Any, tmp_path: Path) -> None:

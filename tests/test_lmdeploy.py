@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -171,6 +172,16 @@ def test_a_folder_is_prepared_once_without_code_and_stops_as_trained(registry: R
     assert json.loads((folder / "config.json").read_text("utf-8"))["architectures"] == ["LlamaForCausalLM"]
     eos = json.loads((folder / "generation_config.json").read_text("utf-8"))["eos_token_id"]
     assert eos == whole.stop_ids
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_file_that_was_corrected_is_prepared_anew(name: str, registry: Registry, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(LLAMA, model)
+    before = prepared(open_whole(model, registry))
+    path = model / name
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "corrected": True}), "utf-8")
+    assert prepared(open_whole(model, registry)) != before
 
 
 def test_weights_are_linked_where_no_other_layout_is_needed(registry: Registry) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ftx import DataError, Picture
 from ftx.data.conversation import IMAGE, Conversation, Message
@@ -91,6 +91,19 @@ def test_a_strip_is_no_picture(tmp_path: Path) -> None:
             look_at(tmp_path, "strip.png")
     Image.new("L", (200, 1)).save(tmp_path / "strip.png")
     assert look_at(tmp_path, "strip.png").width == 200
+
+
+def test_no_decoder_that_starts_a_program_is_used(tmp_path: Path) -> None:
+    from ftx import RowError
+
+    path = tmp_path / "x.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with Image.open(path) as image:
+        assert image.format == "EPS"
+    with pytest.raises(RowError, match="is no picture"):
+        look_at(tmp_path, "x.png")
+    with pytest.raises(UnidentifiedImageError):
+        open_rgb(path)
 
 
 def test_a_file_that_changed_is_noticed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import os
@@ -392,12 +393,45 @@ def test_a_stream_that_is_closed_stops_the_answer(watched: Watched) -> None:
 
 def request_bytes(body: dict[str, Any]) -> bytes:
     content = json.dumps(body).encode()
+    return request_head(len(content)) + content
+
+
+def request_head(length: int) -> bytes:
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+    return f"{head}Content-Length: {length}\r\n\r\n".encode()
 
 
 def address_of(url: str) -> tuple[str, int]:
     return "127.0.0.1", int(url.removesuffix("/v1").rpartition(":")[2])
+
+
+def begun(url: str, length: int, body: bytes = b"") -> socket.socket:
+    """The connection of a request that says how long its body is, and sends this much of it."""
+    connection = socket.create_connection(address_of(url), timeout=20)
+    connection.sendall(request_head(length) + body)
+    return connection
+
+
+def test_who_sends_no_body_stands_in_nobody_s_way(talk: Talk) -> None:
+    with serving(talk, max_queue=0) as url, contextlib.ExitStack() as slow:
+        for _ in range(3):
+            slow.enter_context(begun(url, 100))
+        assert ask_plainly(url, user(KITE)).choices[0].message.content
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(url: str) -> None:
+    with begun(url, 10 << 30) as connection:
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+
+
+def test_bodies_that_come_are_bounded_together(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftx.serve.app.ARRIVING", 1)
+    with serving(talk, max_body=1000) as url:
+        with begun(url, 999, b"x" * 950):
+            said = (post(url, {"model": NAME, "messages": user("a" * 100)}) for _ in range(100))
+            answer = next(answer for answer in said if answer.status_code == 429)
+            assert refused(answer)[2] == "too many large requests are coming in; ask again in a moment"
+        assert ask_when_free(url, user(KITE)).choices
 
 
 def test_a_client_that_goes_away_stops_its_answer(watched: Watched) -> None:

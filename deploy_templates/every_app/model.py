@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,25 +12,40 @@ import torch
 from line import Line
 from place import Place, count_numbers, gpu_free, has_four_bit, main_memory, places
 from prompt import Prompts
-from refused import CannotStart, Refused
+from refused import CannotStart, Refused, why
+from safetensors import SafetensorError
 from settings import HERE
 from transformers import AutoConfig, AutoModelForCausalLM
 
 FRAME = 0.05  # seconds between two states of an answer: a page that draws more of them falls behind
 LOOK = 0.5  # seconds that somebody waits in line without a look at the page
+DAMAGED = (OSError, ValueError, KeyError, OverflowError, MemoryError, RuntimeError, SafetensorError, struct.error)
 HALF = "\ufffd"  # the mark of a character whose bytes are not all there yet
 
 
 def model_folder(settings: dict) -> Path:
-    """The folder with the model: this app's own, or one fetched from a hub at the revision that was named."""
-    repo, revision = settings["model_repo"], settings["model_revision"]
+    """The folder with the model: this app's own, or one fetched from a hub at the revision that was named.
+
+    Raises CannotStart.
+    """
+    repo, hub = settings["model_repo"], settings["model_hub"]
     if not repo:
         return HERE / settings["model_folder"]
-    if settings["model_hub"] == "modelscope":
+    try:
+        return _fetched(repo, settings["model_revision"], hub)
+    except CannotStart:
+        raise
+    # Each hub's client fails in its own ways, and in those of the network library below it.
+    except Exception as error:
+        raise CannotStart(f"The model {repo} cannot be fetched from {hub}: {why(error, HERE)}") from error
+
+
+def _fetched(repo: str, revision: str, hub: str) -> Path:
+    if hub == "modelscope":
         from modelscope_hub import HubApi
 
         return Path(HubApi().download_repo(repo, repo_type="model", revision=revision))
-    if settings["model_hub"] == "openxlab":
+    if hub == "openxlab":
         from fetch import fetched
 
         return fetched(repo, revision)
@@ -160,7 +176,10 @@ def open_model(settings: dict) -> Model:
     for path in folder.glob("*.safetensors"):
         if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
             raise CannotStart(f"{folder.name}/{path.name} is a git-lfs pointer, not the weights: run git lfs pull.")
-    return Model(folder, settings)
+    try:
+        return Model(folder, settings)
+    except DAMAGED as error:
+        raise CannotStart(f"The model in {folder.name}/ cannot be loaded: {why(error, folder)}") from error
 
 
 def _stop_ids(folder: Path) -> set:

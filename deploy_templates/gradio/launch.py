@@ -19,15 +19,16 @@ from fastapi.routing import APIRoute
 from line import WAITING
 from model import Model, open_model
 from refused import CannotStart
-from settings import HERE
+from settings import HERE, read_settings
 
 UPLOAD = 20 * 2**20  # bytes of a file
 
 
-def opened(settings: dict) -> Model:
-    """The model, or the end of the program with the reason."""
+def opened() -> tuple:
+    """The settings and the model, or the end of the program with the reason."""
     try:
-        return open_model(settings)
+        settings = read_settings()
+        return settings, open_model(settings)
     except CannotStart as error:
         sys.exit(f"app: {error}")
 

@@ -8,10 +8,8 @@ import gradio as gr
 from history import message_of, messages_of
 from launch import launch, on_gpu, opened, readable
 from refused import Refused
-from settings import read_settings
 
-SETTINGS = read_settings()
-MODEL = opened(SETTINGS)
+SETTINGS, MODEL = opened()
 
 
 @on_gpu

@@ -10,11 +10,9 @@ from documents import open_documents
 from history import message_of
 from launch import launch, on_gpu, opened, readable
 from refused import CannotStart, Refused
-from settings import read_settings
 
 SOURCES = "\n\n**Sources:** "
-SETTINGS = read_settings()
-MODEL = opened(SETTINGS)
+SETTINGS, MODEL = opened()
 try:
     DOCUMENTS = open_documents(SETTINGS)
 except CannotStart as error:

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from refused import CannotStart
+from refused import CannotStart, why
 
 SIZE = 1024  # numbers of a direction
 BATCH = 32
@@ -45,7 +45,7 @@ class Sentences:
             self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             self.model = AutoModel.from_pretrained(str(folder), local_files_only=True).eval()
         except (OSError, ValueError, KeyError) as error:
-            raise CannotStart(f"the encoder in {folder.name}/ cannot be read: {str(error).splitlines()[0]}") from None
+            raise CannotStart(f"the encoder in {folder.name}/ cannot be read: {why(error, folder)}") from None
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name = f"sentences-{sum(p.numel() for p in self.model.parameters())}"

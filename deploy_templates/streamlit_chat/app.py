@@ -6,11 +6,15 @@ import os
 import socket
 import sys
 
+from refused import CannotStart
 from settings import HERE, read_settings
 
 
 def main() -> None:
-    settings = read_settings()
+    try:
+        settings = read_settings()
+    except CannotStart as error:
+        sys.exit(f"app: {error}")
     host, port = settings["host"], int(os.environ.get("PORT") or settings["port"])
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -19,16 +23,7 @@ def main() -> None:
         except OSError as error:
             sys.exit(f"app: port {port} cannot be used ({error.strerror}); name another one with PORT=NUMBER.")
     os.chdir(HERE)
-    options = {
-        "server.address": host,
-        "server.port": port,
-        "server.headless": "true",
-        "server.fileWatcherType": "none",
-        "browser.gatherUsageStats": "false",
-        "client.showErrorDetails": "none",
-        "client.toolbarMode": "minimal",
-    }
-    flags = [f"--{name}={value}" for name, value in options.items()]
+    flags = [f"--server.address={host}", f"--server.port={port}"]  # the rest is in .streamlit/config.toml
     os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", "page.py", *flags])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import streamlit as st
@@ -16,7 +17,24 @@ from model import Model, open_model
 from refused import CannotStart, Refused
 from settings import read_settings
 
-SETTINGS = read_settings()
+
+@contextmanager
+def in_sentences() -> Iterator[None]:
+    """What goes wrong in the block is said on the page, and ends the script."""
+    try:
+        yield
+        return
+    except (CannotStart, Refused) as error:
+        st.error(str(error))
+    # The last frame before the page: nobody there should read a stack trace.
+    except Exception as error:
+        logging.getLogger("app").error("unexpected", exc_info=error)
+        st.error("Something went wrong; the app's log has the reason. Please try again.")
+    st.stop()
+
+
+with in_sentences():
+    SETTINGS = read_settings()
 st.set_page_config(page_title=SETTINGS["title"])
 
 
@@ -55,17 +73,11 @@ def kept(question: str, answers: Iterator[str]) -> Iterator[str]:
 
 def answer(question: str) -> None:
     before = messages_of(st.session_state.history)
-    try:
+    with in_sentences():
         loaded = model()
         loaded.check(question)
         asked = loaded.conversation(message_of("user", question), before)
         st.write_stream(kept(question, loaded.answer(asked)))
-    except Refused as refused:
-        st.error(str(refused))
-    # The last frame before the page: nobody there should read a stack trace.
-    except Exception as error:
-        logging.getLogger("app").error("unexpected", exc_info=error)
-        st.error("Something went wrong; the app's log has the reason. Please try again.")
 
 
 def clear() -> None:
@@ -75,12 +87,9 @@ def clear() -> None:
 st.title(SETTINGS["title"])
 if SETTINGS["description"]:
     st.markdown(SETTINGS["description"])
-try:
+with in_sentences():
     if model().note:
         st.info(model().note)
-except CannotStart as missing:
-    st.error(str(missing))
-    st.stop()
 if "history" not in st.session_state:
     clear()
 for turn in st.session_state.history:

@@ -27,6 +27,7 @@ PROMPT = """\
 ···
 如果给定的上下文无法让你做出回答，请回答你不知道。
 有用的回答:"""
+PLACES = {"gitattributes": ".gitattributes", "config.toml": ".streamlit/config.toml"}  # of hidden files
 FOR_MODELS = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "jinja2", "numpy", "huggingface_hub")
 
 
@@ -251,8 +252,9 @@ def _copy(name: str, out: Path) -> None:
     """Copy the plain files of a folder of ftx.deploy_templates."""
     for file in sorted(_files(name).iterdir()):
         if file.is_file() and file.suffix != ".jinja":
-            kept = ".gitattributes" if file.name == "gitattributes" else file.name
-            (out / kept).write_bytes(file.read_bytes())
+            kept = out / PLACES.get(file.name, file.name)
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_bytes(file.read_bytes())
 
 
 def _rendered(name: str, values: dict[str, Any]) -> str:

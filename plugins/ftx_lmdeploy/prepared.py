@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ftx.artifact import MANIFEST, write_template
+from ftx.artifact import COMPANIONS, MANIFEST, write_template
 from ftx.atomic import hash_text, sha256_of, whole_folder, write_json
 from ftx.checkpoint_files import TOKENIZER_FILES, read_json
 from ftx.data.cache import alone, cache_root
@@ -31,7 +31,9 @@ def prepared(whole: Whole) -> Path:
     """
     sealed = whole.folder / MANIFEST
     identity = sha256_of(sealed) if sealed.is_file() else whole.family.fingerprint(whole.folder)
-    key = [LAYOUT, str(whole.folder.resolve()), identity, whole.template.jinja(), whole.stop_ids]
+    files = [whole.folder / name for name in COMPANIONS]
+    small = {path.name: sha256_of(path) for path in files if path.is_file()}
+    key = [LAYOUT, str(whole.folder.resolve()), identity, small, whole.template.jinja(), whole.stop_ids]
     place = cache_root() / "lmdeploy" / hash_text(json.dumps(key))
     with alone(place):
         if not place.is_dir():

@@ -21,6 +21,9 @@ MAX_PIXELS = 100_000_000
 MAX_RATIO = 200  # of the sides: a longer strip is nothing to see, and a resize of its short side would fill the memory
 TURNED = 5  # from this EXIF orientation on, width and height change places
 WHITE = (255, 255, 255)
+# What browsers show; Pillow's other decoders stay shut to strangers, one of them even starts a program.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+OF_DATA = (*FORMATS, "TIFF", "JPEG2000", "PPM")
 
 
 def image_path(folder: Path, name: str) -> Path:
@@ -83,7 +86,7 @@ def open_rgb(path: Path) -> Image.Image:
     """
     from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=OF_DATA) as image:
         image.load()
         seen = ImageOps.exif_transpose(image) if image.getexif() else image
     if seen.mode.startswith("I") or seen.mode == "F":
@@ -114,7 +117,7 @@ def _measured(file: object, name: str) -> tuple[int, int]:
     """Width and height as the picture is to be seen; its decoder has reached the end. Raises RowError."""
     from PIL import ExifTags, Image
 
-    with Image.open(file) as image:  # type: ignore[arg-type]
+    with Image.open(file, formats=OF_DATA) as image:  # type: ignore[arg-type]
         width, height = image.size
         if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
             raise RowError(f"image '{name}' is {width} x {height} pixels", f"keep it below {MAX_SIDE} a side")
@@ -138,7 +141,7 @@ def decoding(name: str) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError:
-        raise RowError(f"image '{name}' is no picture", "replace it") from None
+        raise RowError(f"image '{name}' is no picture", f"replace it by one in {', '.join(OF_DATA)}") from None
     # Pillow's decoders fail in their own ways on damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, NotImplementedError, Image.DecompressionBombError) as error:
         raise RowError(f"image '{name}' does not open: {error}", "replace it") from None

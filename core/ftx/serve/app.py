@@ -18,12 +18,14 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ftx.serve.engine import Engine, Gone, Work
+from ftx.serve.engine import Engine, Gone, Work, overloaded
 from ftx.serve.protocol import DONE, ChatRequest, Reply, event, finish_reason, read_request
 from ftx.serve.question import Question
 from ftx.serve.refusal import AUTHENTICATION, SERVER, Refusal
 
 BODY_SECONDS = 60  # in which a body must have come
+ARRIVING = 16  # bodies of the largest size that are held while they come
+CLOSE = {"Connection": "close"}  # what is still to come is not read: the connection cannot serve again
 CLIENT_GONE = 499  # nginx's number for an answer that nobody reads
 log = logging.getLogger("uvicorn.error")
 
@@ -44,6 +46,7 @@ class Routes:
         self._name = name
         self._limits = limits
         self._created = int(time.time())
+        self._arriving = 0  # bytes of the bodies that are coming
 
     def app(self) -> Starlette:
         routes = [
@@ -79,11 +82,11 @@ class Routes:
         return {**own, "max_model_len": context}
 
     async def _chat(self, request: Request) -> Response:
-        self._check_key(request)
+        asked = await self._asked(request)
         with contextlib.ExitStack() as place:
             work = self._engine.enter()
             place.callback(work.leave)
-            asked, question = await self._read(request, work)
+            question = await work.read(asked, self._engine.max_new_tokens)
             work.start(question)
             if asked.stream:
                 place.pop_all()  # the response gives it back
@@ -92,18 +95,21 @@ class Routes:
 
     async def _tokenize(self, request: Request) -> Response:
         """The prompt's ids for the same request, in vLLM's form, so that what is served can be compared with others."""
-        self._check_key(request)
+        asked = await self._asked(request)
         with contextlib.ExitStack() as place:
             work = self._engine.enter()
             place.callback(work.leave)
-            _, question = await self._read(request, work)
+            question = await work.read(asked, self._engine.max_new_tokens)
         context = self._engine.talk.max_positions
         return JSONResponse({"count": len(question.prompt), "max_model_len": context, "tokens": question.prompt})
 
-    async def _read(self, request: Request, work: Work) -> tuple[ChatRequest, Question]:
+    async def _asked(self, request: Request) -> ChatRequest:
+        """What the client wants, all of which has come. Who is slow to send it stands in nobody's way."""
+        self._check_key(request)
+        self._engine.refuse_full()
         asked = read_request(await self._body(request))
         self._check_name(asked.model)
-        return asked, await work.read(asked, self._engine.max_new_tokens)
+        return asked
 
     def _check_key(self, request: Request) -> None:
         if self._limits.key is None:
@@ -125,20 +131,28 @@ class Routes:
         # A page in a browser can send other types to this machine without asking, never this one.
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(415, "send JSON, with the header Content-Type: application/json")
+        declared = request.headers.get("content-length", "")
+        self._check_size(int(declared) if declared.isdecimal() else 0)
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 async for piece in request.stream():
+                    self._arriving += len(piece)
                     body += piece
-                    if len(body) > self._limits.max_body:
-                        limit = self._limits.max_body >> 20
-                        # What is still to come is not read: the connection cannot serve again.
-                        headers = {"Connection": "close"}
-                        raise Refusal(413, f"the request is larger than {limit} MiB", headers=headers)
+                    self._check_size(len(body))
         except TimeoutError:
             message = f"the request did not come within {BODY_SECONDS} seconds"
-            raise Refusal(408, message, headers={"Connection": "close"}) from None
+            raise Refusal(408, message, headers=CLOSE) from None
+        finally:
+            self._arriving -= len(body)
         return bytes(body)
+
+    def _check_size(self, size: int) -> None:
+        """Raise Refusal for a body of so many bytes that is too large, alone or with the others that are coming."""
+        if size > self._limits.max_body:
+            raise Refusal(413, f"the request is larger than {self._limits.max_body >> 20} MiB", headers=CLOSE)
+        if self._arriving > ARRIVING * self._limits.max_body:
+            raise overloaded("too many large requests are coming in")
 
 
 async def _whole(request: Request, work: Work, reply: Reply, prompt_tokens: int) -> Response:

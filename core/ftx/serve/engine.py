@@ -40,16 +40,14 @@ class Engine:
         self._reader = ThreadPoolExecutor(1, "ftx-read")
         self._answerer = ThreadPoolExecutor(1, "ftx-answer")
 
+    def refuse_full(self) -> None:
+        """Raise Refusal when all places in line are taken."""
+        if len(self._open) > self._max_waiting:
+            raise overloaded(f"{self._max_waiting} questions are waiting already")
+
     def enter(self) -> Work:
         """A place in line, to be given back by `Work.leave`. Raises Refusal when all are taken."""
-        if len(self._open) > self._max_waiting:
-            raise Refusal(
-                429,
-                f"{self._max_waiting} questions are waiting already; ask again in a moment",
-                kind=OVERLOADED,
-                code="queue_full",
-                headers={"Retry-After": str(RETRY_AFTER)},
-            )
+        self.refuse_full()
         work = Work(self.talk, self._reader, self._answerer, self._open.discard)
         self._open.add(work)
         return work
@@ -153,6 +151,11 @@ class Work:
         else:
             self._future.add_done_callback(lambda _: self._folder.cleanup())
         self._left(self)
+
+
+def overloaded(why: str) -> Refusal:
+    headers = {"Retry-After": str(RETRY_AFTER)}
+    return Refusal(429, f"{why}; ask again in a moment", kind=OVERLOADED, code="queue_full", headers=headers)
 
 
 def _ending() -> Refusal:

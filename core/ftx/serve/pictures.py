@@ -9,11 +9,9 @@ import re
 from pathlib import Path
 
 from ftx.data.conversation import RowError
-from ftx.data.images import MAX_PIXELS, decoding
+from ftx.data.images import FORMATS, MAX_PIXELS, decoding
 from ftx.serve.refusal import Refusal
 
-# What browsers show; Pillow's other decoders stay shut to strangers, one of them even starts a program.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PICTURES = 64
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
