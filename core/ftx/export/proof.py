@@ -14,7 +14,7 @@ from ftx.errors import ModelError, RecipeError, VerificationError
 from ftx.export.forms import Endpoint, Loaded, load
 from ftx.export.merge import adapter_base
 from ftx.export.probes import Probe
-from ftx.export.quantised import layer_problems, method_of, quantization_of
+from ftx.export.quantised import method_of, quantization_of, weight_problems
 from ftx.export.verify import (
     Finding,
     Trained,
@@ -157,6 +157,7 @@ def _changed_since_base(subject: Subject, trained: Trained) -> Iterator[str]:
         yield f"{subject.folder}: its vocabulary has {rows[1]:,} rows where the base has {rows[0]:,}: padded or cut"
     of_base = subject.family.tokenizer(base), subject.family.image_processor(base)
     yield from reading_problems(subject.folder, of_base, (trained.tokenizer, trained.images))
+    yield from missing_processor(base, subject.folder)
     yield from precision_problems(subject.family, base, subject.folder)
 
 
@@ -182,7 +183,9 @@ def _folder(
 ) -> Finding:
     adapter = folder if (folder / "adapter_config.json").is_file() else None
     form = load(name, family, adapter_base(folder) if adapter else folder, places, adapter)
-    damaged = list(layer_problems(form.model, subject.family, subject.merged or subject.whole))
+    # An adapter's weights are in none of its base's: there the logits alone tell.
+    source = subject.merged or (None if subject.adapter else subject.folder)
+    damaged = [*weight_problems(form.model, subject.family, source)] if source else []
     finding = compare(trained, form, rounded=rounded or is_rounded(form))
     own = [*folder_problems(trained, folder, form), *missing_processor(subject.whole, folder), *damaged]
     if not adapter and family.name == subject.family.name and not is_rounded(form):
