@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 FRAME = 0.05  # seconds between two states of an answer: a page that draws more of them falls behind
 LOOK = 0.5  # seconds that somebody waits in line without a look at the page
+COLDEST = 0.01  # below this temperature sampling is greedy, but for numbers that overflow
 HALF = "\ufffd"  # the mark of a character whose bytes are not all there yet
 
 
@@ -141,7 +142,7 @@ class Model:
 
     def _chosen(self, logits: torch.Tensor) -> int:
         temperature, top_p = float(self.settings["temperature"]), float(self.settings["top_p"])
-        if temperature <= 0:
+        if temperature < COLDEST:
             return int(logits.argmax())
         likely, order = torch.softmax(logits.float() / temperature, -1).sort(descending=True)
         likely[likely.cumsum(0) - likely >= top_p] = 0
