@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ftx.artifact import RECEIPT, Artifact, seal
 from ftx.console import Console
 from ftx.data.conversation import Message
 from ftx.errors import HubError, VerificationError
-from ftx.export.forms import Endpoint
+from ftx.export.forms import Endpoint, Said
 from ftx.export.merge import merge
 from ftx.export.probes import Probe
 from ftx.export.proof import verify
@@ -293,6 +294,26 @@ def test_a_server_that_tells_lengths_alone_is_held_to_them(
         assert "tokens where training had" in finding.problems[0]
 
 
+@pytest.mark.parametrize(
+    ("changed", "sentence", "passes"),
+    [
+        (lambda said: replace(said, text="Other words."), "where training says", True),
+        (lambda said: replace(said, text=f"{said.text} and", stopped=False), "it goes on where training stops", False),
+    ],
+)
+def test_other_words_of_a_rounded_server_are_told_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch, changed: Callable[[Said], Said], sentence: str, passes: bool
+) -> None:
+    say = Endpoint.say
+    monkeypatch.setattr(Endpoint, "say", lambda *asked: changed(say(*asked)))
+    with serving(open_talk(run / "merged", load_registry("none")), max_new_tokens=48, max_queue=4) as url:
+        *_, plain = verify(run, load_registry("none"), others=[url])
+        *_, finding = verify(run, load_registry("none"), others=[url], rounded=True)
+    assert not plain.passed
+    assert finding.passed == passes
+    assert sentence in "\n".join(finding.notes if passes else finding.problems)
+
+
 def test_qlora_is_merged_as_training_saw_its_base(tmp_path: Path, ftx: Callable[..., Any]) -> None:
     run = tuned(tmp_path, method={"name": "qlora"})
     metrics = Artifact.open(run / "merged").manifest["metrics"]
@@ -327,6 +348,10 @@ def test_probes_of_ones_own(run: Path, ftx: Callable[..., Any], tmp_path: Path, 
     result = ftx("verify", run, "--probes", tmp_path / "probes.jsonl")
     assert result.code == 3
     assert sentence in result.err
+    if not text:
+        (tmp_path / "probes.jsonl").write_text(json.dumps({"question": "What is 3? " * 1000}) + "\n")
+        result = ftx("verify", run, "--probes", tmp_path / "probes.jsonl")
+        assert (result.code, "--probes: the conversation has" in result.err) == (2, True)
     (tmp_path / "probes.jsonl").write_text('{"question": "What is 3?"}\n')
     assert ftx("verify", run, "--probes", tmp_path / "probes.jsonl").code == 0
 
@@ -338,6 +363,8 @@ def test_what_is_no_form_is_refused(run: Path, ftx: Callable[..., Any], tmp_path
     result = ftx("verify", run, "http://127.0.0.1:9/v1")
     assert result.code == 5 and "does not answer" in result.err
     assert ftx("verify", run / "adapter", "--base", tmp_path / "gone").code == 2
+    result = ftx("verify", run, "--rounded")
+    assert result.code == 2 and "--rounded says something of servers" in result.err
 
 
 def test_an_adapter_that_is_not_what_was_trained_is_caught(run: Path, tmp_path: Path) -> None:

@@ -68,13 +68,17 @@ def verify(
     options: Mapping[str, Any] | None = None,
     probes: Sequence[Probe] | None = None,
     key: str | None = None,
+    rounded: bool = False,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[Finding]:
     """Compare the forms of the model in `path`, a run, an artefact or a model's folder, and write receipts.
 
-    Compared are what the run folder holds and `others`: folders, and addresses of servers. `probes`: ftx's own unless
-    given. Raises ModelError, VerificationError for a changed artefact, RecipeError, HubError for a server that refuses.
+    Compared are what the run folder holds and `others`: folders, and addresses of servers, which hold the model in 4 or
+    8 bits if `rounded`. `probes`: ftx's own unless given. Raises ModelError, VerificationError for a changed artefact,
+    RecipeError, HubError for a server that refuses.
     """
+    if rounded and not any(map(_is_address, others)):
+        raise RecipeError("--rounded says something of servers; name the address of one, or leave it out")
     subject = find_subject(path, registry, base, options or {})
     with tempfile.TemporaryDirectory(prefix="ftx-verify-") as places:
         trained, first = _reference(subject, probes, max_new_tokens, Path(places))
@@ -82,7 +86,7 @@ def verify(
         # Of other questions than it was asked the trainer's model tells nothing.
         asked = witness and [compare(trained, witness)] * any(probe.key in witness.said for probe in trained.probes)
         findings = [first, *(asked or []), *_beside(subject, trained, Path(places))]
-        beside = {other: _other(other, subject, trained, registry, Path(places), key) for other in others}
+        beside = {other: _other(other, subject, trained, registry, Path(places), key, rounded) for other in others}
     # A server that is wrong says nothing against the artefact that it was made of.
     for folder in filter(None, (subject.folder, subject.merged)):
         write_receipt_of(folder, trained, findings)
@@ -200,10 +204,10 @@ def is_rounded(form: Loaded) -> bool:
 
 
 def _other(
-    other: str, subject: Subject, trained: Trained, registry: Registry, places: Path, key: str | None
+    other: str, subject: Subject, trained: Trained, registry: Registry, places: Path, key: str | None, rounded: bool
 ) -> Finding:
-    if other.startswith(("http://", "https://")):
-        return compare(trained, Endpoint(other, other, places, key))
+    if _is_address(other):
+        return compare(trained, Endpoint(other, other, places, key), rounded=rounded)
     folder = Path(other)
     if not folder.is_dir():
         raise RecipeError(f"'{other}' is neither a folder nor the address of a server (http://...)")
@@ -212,6 +216,10 @@ def _other(
     finding = _folder(folder, subject, trained, family, places, other)
     finding.problems[:0] = seal
     return finding
+
+
+def _is_address(other: str) -> bool:
+    return other.startswith(("http://", "https://"))
 
 
 def _broken_seal(folder: Path) -> Sequence[str]:

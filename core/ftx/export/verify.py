@@ -94,7 +94,7 @@ def compare(trained: Trained, form: Form, *, rounded: bool = False) -> Finding:
     """Ask `form` the probes and hold what it says against what training's own model said.
 
     Of a `rounded` form, one in 4 or 8 bits, other answers are noted alone, and other logits up to ROUNDED: how far is
-    for people to judge.
+    for people to judge. A server that does not stop where training does is refused all the same.
     """
     finding = Finding(form.name)
     for number, (probe, expected) in enumerate(zip(trained.probes, trained.said, strict=True), 1):
@@ -109,7 +109,8 @@ def compare(trained: Trained, form: Form, *, rounded: bool = False) -> Finding:
             finding, trained, expected, said, f"probe {number}"
         )
         if problem:
-            (finding.notes if rounded else finding.problems).append(f"probe {number}: {problem}")
+            told = rounded and not _goes_on(expected, said)
+            (finding.notes if told else finding.problems).append(f"probe {number}: {problem}")
     return finding
 
 
@@ -176,6 +177,13 @@ def _text_problem(finding: Finding, trained: Trained, expected: Said, said: Said
     if expected.stopped and not said.stopped:
         return f"it goes on where training stops, after {expected.text[-40:]!r}"
     return f"it ends after {said.text[-40:]!r}, where training goes on"
+
+
+def _goes_on(expected: Said, said: Said) -> bool:
+    """Whether a server says all that training says, and then does not stop."""
+    if said.logits is not None or said.text is None or expected.text is None:
+        return False
+    return expected.stopped and not said.stopped and said.text.startswith(expected.text)
 
 
 def _first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int:
