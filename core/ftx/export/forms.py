@@ -186,7 +186,9 @@ def load(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if saved_rounded(folder):
         model = _load_rounded(folder, device)
+        context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048)
     else:
+        context = family.inspect(folder).max_positions
         dtype = _precision(family, folder, device)
         model = family.load(folder, dtype=dtype, device=device, attention="sdpa")
         if quantization is not None:
@@ -197,7 +199,6 @@ def load(
     tokenizer = family.tokenizer(folder)
     template = chosen_template(source, "auto", tokenizer, family, folder)
     stops = generation_eos(source) or tokenizer.eos_ids
-    context = family.inspect(folder).max_positions
     return Loaded(name, model, tokenizer, template, set(stops), family.image_processor(folder), context, places)
 
 
