@@ -264,6 +264,11 @@ def test_a_conversation_of_two_turns_is_answered_as_by_ftx(model: Any, talk: Tal
         history += [asked, {"role": "assistant", "content": streamed[-1], "images": []}]
 
 
+def test_the_coldest_temperature_is_greedy(model: Any) -> None:
+    model.settings["temperature"] = 1e-40
+    assert model._chosen(torch.tensor([1.0, 3.0, 2.0])) == 1
+
+
 def test_pictures_are_seen_as_by_ftx(vision_app: Path, app_code: Any, tmp_path: Path) -> None:
     settings = app_code(vision_app, "settings").read_settings()
     model = app_code(vision_app, "model").open_model(settings)
@@ -611,6 +616,13 @@ def test_an_interpreter_that_is_none_is_refused(ftx: Any, chat_app: Path, tmp_pa
     result = ftx("app", "check", chat_app, "--python", tmp_path / "python")
     assert result.code == 2
     assert "is no interpreter" in result.err
+
+
+def test_an_app_without_requirements_is_refused(ftx: Any, tmp_path: Path) -> None:
+    (tmp_path / "app.json").write_text('{"health": "/health"}')
+    for command in ("check", "run"):
+        result = ftx("app", command, tmp_path)
+        assert (result.code, f"{tmp_path} has no requirements.txt" in result.err) == (2, True)
 
 
 def test_a_screenshot_wants_a_browser(ftx: Any, chat_app: Path, tmp_path: Path) -> None:

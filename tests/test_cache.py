@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from conftest import TINY, chat, write_rows
-from ftx.data.cache import cached
+from ftx.data.cache import cache_root, cached
 from ftx.data.load import prepare
 from ftx.data.named import named_templates
 from ftx.data.samples import Preparation
@@ -93,6 +93,15 @@ def test_a_making_that_fails_leaves_nothing(cache: Path) -> None:
     with pytest.raises(KeyError):
         cached({"a": 1}, fail, lambda folder: True)
     assert [path for path in cache.iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_a_relative_place_is_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FTX_CACHE", "cache")
+    assert cache_root() == tmp_path / "cache"
+    monkeypatch.delenv("FTX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "home")
+    assert cache_root() == tmp_path / "home" / "ftx"
 
 
 def test_a_cache_that_cannot_be_used_says_how_to_name_another(rows: Path, tmp_path: Path, monkeypatch: Any) -> None:

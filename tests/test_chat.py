@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from conftest import TINY, chat
+from ftx.errors import RecipeError
 from ftx.talk import Sampling, Talk, open_talk
 from ftx.train.fit import fit
 from test_train import plan_for
@@ -62,7 +63,7 @@ def test_history_reaches_the_model_and_reset_forgets_it(run: Path) -> None:
     talk = open_talk(run, load_registry("none"))
     seen: list[list[int]] = []
     answer = talk.answer
-    talk.answer = lambda said, *rest: (seen.append(talk._shown(said)[0]), answer(said, *rest))[1]  # type: ignore[method-assign]
+    talk.answer = lambda said, *rest: (seen.append(talk.inputs(said)[0]), answer(said, *rest))[1]  # type: ignore[method-assign]
     for question in ("你好", "你好"):
         talk.ask(question, Sampling())
     assert len(talk.history) == 4
@@ -107,6 +108,55 @@ def test_sampling_is_seeded(ftx: Any, tiny: Path) -> None:
     assert ftx("chat", tiny, *flags, "--seed", 2).out != first
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--seed", "99999999999999999999999"),
+        ("--temperature", "nan"),
+        ("--temperature", "inf"),
+        ("--top-p", "nan"),
+    ],
+)
+def test_a_number_that_is_none_is_refused(option: tuple[str, str], ftx: Any, tiny: Path) -> None:
+    result = ftx("chat", tiny, "--once", "hi", *option)
+    assert result.code == 2
+    assert option[0] in result.err
+
+
+def test_the_coldest_temperature_is_greedy(ftx: Any, tiny: Path) -> None:
+    asked = ("chat", tiny, "--once", "hi", "--max-new-tokens", 8)
+    assert ftx(*asked, "--temperature", "1e-40").out == ftx(*asked).out
+
+
+def test_an_answer_ends_with_the_context(tiny: Path) -> None:
+    from ftx.plugins import load_registry
+
+    talk = open_talk(tiny, load_registry("none"))
+    talk.stop_ids = []
+    talk.max_positions = len(talk.prompt([talk.question("hi", ())])) + 3
+    assert talk.ask("hi", Sampling(60)).tokens == 3
+    with pytest.raises(RecipeError, match="of which the answer needs some"):
+        talk.ask("hi", Sampling(60))
+    assert len(talk.history) == 2
+
+
+def test_a_template_without_a_place_for_a_system_text_says_so(
+    ftx: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    (base / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
+        "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    asked = ("chat", base, "--max-new-tokens", 2)
+    result = ftx(*asked, "--once", "hi", "--system", "Be kind.")
+    assert (result.code, "no system messages" in result.err) == (2, True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("/system Be kind.\nhi\n"))
+    assert ftx(*asked).code == 2
+
+
 def test_what_is_no_model_is_refused(ftx: Any, tiny: Path, tmp_path: Path) -> None:
     assert ftx("chat", tmp_path / "none").code == 2
     assert "no config.json" in ftx("chat", tmp_path).err
@@ -127,7 +177,7 @@ def test_a_question_of_100_000_characters_is_refused(ftx: Any, run: Path, monkey
     long = "What is 3? " * 9_091
     result = ftx("chat", run, "--once", long)
     assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
-    assert "and the model's context 2,048; ask a shorter question" in result.err
+    assert "and the model's context 2,048, of which the answer needs some" in result.err
 
 
 def test_who_sits_there_asks_again_after_a_refusal(ftx: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +187,7 @@ def test_who_sits_there_asks_again_after_a_refusal(ftx: Any, run: Path, monkeypa
 
     monkeypatch.setattr("sys.stdin", Terminal(f"{'a ' * 50_000}\nWhat is 3?\n"))
     result = ftx("chat", run)
-    assert (result.code, "ask a shorter question" in " ".join(result.err.split())) == (0, True)
+    assert (result.code, "shorten it, or begin anew" in " ".join(result.err.split())) == (0, True)
     assert result.out
 
 

@@ -54,6 +54,14 @@ def test_code_runs_in_it_apart_from_ours(made: environments.Environment, monkeyp
     assert "No module named 'ftx'" in apart.stderr
 
 
+def test_a_relative_place_is_the_same_from_every_folder(
+    made: environments.Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FTX_ENVIRONMENTS", "places")
+    assert environments.place_of(made).parent == tmp_path / "places"
+
+
 def test_a_second_creation_keeps_what_is_there(made: environments.Environment) -> None:
     before = (environments.place_of(made) / environments.MARKER).stat().st_mtime_ns
     said: list[str] = []

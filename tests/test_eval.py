@@ -201,6 +201,10 @@ def test_pictures_are_asked_about_and_shown(ftx: Any, tmp_path: Path) -> None:
     text = (tmp_path / "out" / "page.html").read_text("utf-8")
     assert len(Reader(text).images) == 5
     assert "data:image/jpeg;base64," in text
+    (tmp_path / "data" / "2.png").write_bytes((tmp_path / "data" / "2.png").read_bytes()[:80])
+    result = ftx("eval", "run", "--probes", questions, "--out", "next")
+    assert (result.code, Path("next").exists()) == (2, False)
+    assert "--probes: run cannot be asked 'What is in the picture?'" in result.err
 
 
 def test_matches_are_counted_as_they_are_described() -> None:
@@ -311,6 +315,18 @@ def test_questions_with_pictures_for_a_text_model_are_refused(ftx: Any, place: P
     rows = put_rows(tmp_path / "seen" / "p.jsonl", [{"question": "What?", "images": ["0.png"]}])
     said = refusal(ftx("eval", place / "poor", "--probes", rows, "--out", "out"), 2)
     assert "--probes: 1 of the questions have pictures, and poor reads text alone" in said
+
+
+def test_a_question_that_cannot_be_asked_is_named_before_any_is(
+    ftx: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr("ftx.eval.evaluate.open_talk", never)
+    rows = put_rows(tmp_path / "long.jsonl", [{"question": "a"}, {"question": "What is it? " * 1000}])
+    said = refusal(ftx("eval", place / "poor", "--probes", rows, "--out", "out"), 2)
+    assert "--probes: poor cannot be asked 'What is it? " in said and "the model's context" in said
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def test_a_question_of_100_000_characters_is_refused_while_another_is_answered(e
         for question in ("a" * 100_000, "Was ist das? " * 8_000, "好" * 100_000):
             status, code, message = refused(post(url, {"model": NAME, "messages": user(question)}))
             assert (status, code) == (400, "context_length_exceeded")
-            assert "context 2048" in message
+            assert "context 2,048" in message
         running.close()
 
 

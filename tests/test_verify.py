@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ from ftx.artifact import RECEIPT, Artifact, seal
 from ftx.console import Console
 from ftx.data.conversation import Message
 from ftx.errors import HubError, VerificationError
-from ftx.export.forms import Endpoint
+from ftx.export.forms import Endpoint, Said
 from ftx.export.merge import merge
 from ftx.export.probes import Probe
 from ftx.export.proof import verify
 from ftx.export.quantised import method_of, quantization_of
 from ftx.export.receipt import read_receipt
+from ftx.export.verify import reading_problems
 from ftx.plugins import load_registry
+from ftx.pretrained import load_tokenizer
 from ftx.talk import open_talk
 from ftx.train.fit import fit
 from ftx_internlm2.family import InternLM2
@@ -137,6 +140,41 @@ def test_a_changed_tokenizer_is_caught(run: Path, copy: Path, tiny: Path) -> Non
     assert "its tokenizer cuts text otherwise" in problems(run, copy)
 
 
+def swap_words(content: dict[str, Any]) -> None:
+    """Two words that are in no sample change their ids."""
+    words = content["model"]["vocab"]
+    words["一下"], words["介绍"] = words["介绍"], words["一下"]
+
+
+def lose_a_merge(content: dict[str, Any]) -> None:
+    content["model"]["merges"].pop()
+
+
+def make_ordinary(content: dict[str, Any]) -> None:
+    next(token for token in content["added_tokens"] if token["content"] == "<|plugin|>")["special"] = False
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda _: None, None),
+        (swap_words, "for the word"),
+        (lose_a_merge, "otherwise than the one of training"),
+        (make_ordinary, "has '<|plugin|>' as an ordinary word"),
+    ],
+)
+def test_a_tokenizer_is_compared_beyond_a_sample(
+    tiny: Path, tmp_path: Path, damage: Callable[[dict[str, Any]], None], sentence: str | None
+) -> None:
+    ours = load_tokenizer(tiny)  # of tokenizer.model: written as JSON it is the same one
+    ours.hf.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    damage(content)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    found = list(reading_problems(tmp_path, (ours, None), (load_tokenizer(tmp_path), None)))
+    assert [problem.partition(sentence or "")[1] for problem in found] == ([sentence] if sentence else [])
+
+
 def test_weights_of_another_merge_are_caught(run: Path, copy: Path) -> None:
     shutil.copyfile(BASE / "model.safetensors", copy / "model.safetensors")
     assert "logits differ by" in problems(run, copy) or "the answer differs" in problems(run, copy)
@@ -147,6 +185,14 @@ def test_a_missing_processor_is_caught(tmp_path: Path) -> None:
     shutil.copytree(SEEING, copy)
     (copy / "preprocessor_config.json").unlink()
     assert "image processor" in problems(SEEING, copy)
+
+
+def test_a_processor_that_path_itself_lost_is_caught(tmp_path: Path) -> None:
+    copy = tmp_path / "form"
+    shutil.copytree(SEEING, copy)
+    (copy / "preprocessor_config.json").unlink()
+    (finding,) = verify(copy, load_registry("none"), base=SEEING)
+    assert "its image processor is missing; copy preprocessor_config.json" in "\n".join(finding.problems)
 
 
 def test_a_changed_file_of_a_sealed_form_is_named(run: Path, tmp_path: Path, ftx: Callable[..., Any]) -> None:
@@ -190,7 +236,28 @@ def test_a_damaged_quantised_layer_is_caught(rounded: tuple[Path, Path]) -> None
     name = next(name for name in tensors if name.endswith("layers.1.mlp.up_proj.weight"))
     tensors[name] = tensors[name].roll(7)
     save_file(tensors, weights, metadata={"format": "pt"})
-    assert "layers.1.mlp.up_proj.weight: its quantised weights are" in problems(whole, form)
+    assert "layers.1.mlp.up_proj.weight: its weights are" in problems(whole, form)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.layers.1.mlp.up_proj.weight.absmax", lambda scales: scales * torch.nan),
+        ("model.layers.1.mlp.up_proj.weight.absmax", lambda scales: scales * 1.2),
+        ("lm_head.weight", lambda weight: weight.roll(5, 0)),
+        ("model.embed_tokens.weight", lambda weight: weight.roll(5, 0)),
+        ("model.layers.0.input_layernorm.weight", torch.zeros_like),
+    ],
+)
+def test_any_damaged_weight_of_a_rounded_form_is_caught(
+    rounded: tuple[Path, Path], name: str, damage: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    whole, form = rounded
+    (weights,) = form.glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors[name] = damage(tensors[name]).contiguous()
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert f"{name.removesuffix('.absmax')}: its weights are" in problems(whole, form)
 
 
 @pytest.fixture(params=[None, "Answer with one word, in Chinese: 好"])
@@ -225,6 +292,26 @@ def test_a_server_that_tells_lengths_alone_is_held_to_them(
     assert finding.passed == (added is None), finding.problems
     if added:
         assert "tokens where training had" in finding.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence", "passes"),
+    [
+        (lambda said: replace(said, text="Other words."), "where training says", True),
+        (lambda said: replace(said, text=f"{said.text} and", stopped=False), "it goes on where training stops", False),
+    ],
+)
+def test_other_words_of_a_rounded_server_are_told_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch, changed: Callable[[Said], Said], sentence: str, passes: bool
+) -> None:
+    say = Endpoint.say
+    monkeypatch.setattr(Endpoint, "say", lambda *asked: changed(say(*asked)))
+    with serving(open_talk(run / "merged", load_registry("none")), max_new_tokens=48, max_queue=4) as url:
+        *_, plain = verify(run, load_registry("none"), others=[url])
+        *_, finding = verify(run, load_registry("none"), others=[url], rounded=True)
+    assert not plain.passed
+    assert finding.passed == passes
+    assert sentence in "\n".join(finding.notes if passes else finding.problems)
 
 
 def test_qlora_is_merged_as_training_saw_its_base(tmp_path: Path, ftx: Callable[..., Any]) -> None:
@@ -280,6 +367,10 @@ def test_probes_of_ones_own(run: Path, ftx: Callable[..., Any], tmp_path: Path, 
     result = ftx("verify", run, "--probes", tmp_path / "probes.jsonl")
     assert result.code == 3
     assert sentence in result.err
+    if not text:
+        (tmp_path / "probes.jsonl").write_text(json.dumps({"question": "What is 3? " * 1000}) + "\n")
+        result = ftx("verify", run, "--probes", tmp_path / "probes.jsonl")
+        assert (result.code, "--probes: the conversation has" in result.err) == (2, True)
     (tmp_path / "probes.jsonl").write_text('{"question": "What is 3?"}\n')
     assert ftx("verify", run, "--probes", tmp_path / "probes.jsonl").code == 0
 
@@ -291,6 +382,8 @@ def test_what_is_no_form_is_refused(run: Path, ftx: Callable[..., Any], tmp_path
     result = ftx("verify", run, "http://127.0.0.1:9/v1")
     assert result.code == 5 and "does not answer" in result.err
     assert ftx("verify", run / "adapter", "--base", tmp_path / "gone").code == 2
+    result = ftx("verify", run, "--rounded")
+    assert result.code == 2 and "--rounded says something of servers" in result.err
 
 
 def test_an_adapter_that_is_not_what_was_trained_is_caught(run: Path, tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def _version(python: Path) -> str:
 
 def _root() -> Path:
     named = os.environ.get("FTX_ENVIRONMENTS")
-    return Path(named) if named else cache_root() / "environments"
+    return Path(named).absolute() if named else cache_root() / "environments"
 
 
 def _places(environment: Environment) -> list[Path]:

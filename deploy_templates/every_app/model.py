@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 FRAME = 0.05  # seconds between two states of an answer: a page that draws more of them falls behind
 LOOK = 0.5  # seconds that somebody waits in line without a look at the page
 DAMAGED = (OSError, ValueError, KeyError, OverflowError, MemoryError, RuntimeError, SafetensorError, struct.error)
+COLDEST = 0.01  # below this temperature sampling is greedy, but for numbers that overflow
 HALF = "\ufffd"  # the mark of a character whose bytes are not all there yet
 
 
@@ -157,7 +158,7 @@ class Model:
 
     def _chosen(self, logits: torch.Tensor) -> int:
         temperature, top_p = float(self.settings["temperature"]), float(self.settings["top_p"])
-        if temperature <= 0:
+        if temperature < COLDEST:
             return int(logits.argmax())
         likely, order = torch.softmax(logits.float() / temperature, -1).sort(descending=True)
         likely[likely.cumsum(0) - likely >= top_p] = 0

@@ -26,7 +26,7 @@ from ftx.data.named import named_templates
 from ftx.data.template import IGNORE, IMAGE_ID, Encoded
 from ftx.export.weights import export_weights
 from ftx.plugins import load_registry
-from ftx.talk import Sampling, Talk, open_talk
+from ftx.talk import Sampling, open_talk
 from ftx_internvl.family import InternVL
 from ftx_internvl.tiles import Tiling, best_grid
 from ftx_sources.xtuner_rows import REPLAYS, conversation
@@ -164,7 +164,7 @@ def test_chat_of_two_turns(case: Case) -> None:
     The official answers were cut after fewer tokens, and special tokens left out of them, in the history too.
     """
     opened = open_talk(case.folder, load_registry("none"))
-    talk = Talk(model(case.folder), opened.tokenizer, opened.template, opened.stop_ids, opened.images)
+    talk = replace(opened, model=model(case.folder))
     turns = [case.values["chat"], *([case.values["chat2"]] if "chat2" in case.values else [])]
     for i, turn in enumerate(turns):
         images = [case.folder / case.values[case.images[0]]["file"]] if not i else []

@@ -15,7 +15,8 @@ OURS = f"{sys.version_info[0]}.{sys.version_info[1]}"
 def app_python(folder: Path, given: Path | None, say: Callable[[str], None]) -> Path:
     """The interpreter for the app in `folder`: the one given, or that of an environment in ftx's cache.
 
-    `say` gets the installer's lines. Raises RecipeError for `given` that is none, and what `ensured` raises.
+    `say` gets the installer's lines. Raises RecipeError for `given` that is none and for an app without requirements,
+    and what `ensured` raises.
     """
     if given is None:
         return interpreter_in(ensured(_environment(folder), None, say))
@@ -26,6 +27,8 @@ def app_python(folder: Path, given: Path | None, say: Callable[[str], None]) -> 
 
 def _environment(folder: Path) -> Environment:
     requirements = folder / "requirements.txt"
+    if not requirements.is_file():
+        raise RecipeError(f"{folder} has no requirements.txt; put the app's own back, or make it anew with ftx app new")
     packages = tuple(line.partition("==")[0] for line in requirements.read_text("utf-8").split())
     page = "streamlit" if "streamlit" in packages else "gradio"
     return Environment("app", (OURS,), requirements, page, (page,), again=f"ftx app check {folder}")

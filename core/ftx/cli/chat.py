@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftx.cli.options import family_options, given_family
+from ftx.cli.options import FiniteRange, family_options, given_family
 from ftx.console import Console
 from ftx.errors import FtxError, RecipeError
 from ftx.plugins import Registry
@@ -36,9 +36,9 @@ HELP = (
 @click.option("--template", default="auto", help="Template; default: the one the model was trained with.")
 @click.option("--other-template", is_flag=True, help="Allow a template that the model was not trained with.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=512, show_default=True)
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: greedy.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--temperature", type=FiniteRange(0), default=0.0, show_default=True, help="0: greedy.")
+@click.option("--top-p", type=FiniteRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--seed", type=click.IntRange(-(2**63), 2**63 - 1), default=0, show_default=True)
 @click.option("--stop", multiple=True, metavar="WORD", help="A text that ends an answer; may be repeated.")
 @click.option("--bits", type=click.Choice(["4", "8"]), help="Hold the model in so many bits, by bitsandbytes.")
 @click.option(
@@ -187,7 +187,6 @@ class _Session:
 
     def _asked(self, question: str, images: list[Path]) -> Answer:
         show = None if self.console.json_lines else self._show
-        self.talk.refuse_too_long(question, images)
         if not self.tools:
             return self.talk.ask(question, self.sampling, show, images)
         from ftx.tools import calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,16 @@ FLAGS = {
     "seed": ("train.seed", "Seed of everything random."),
 }
 TEXT = ("model", "method", "template", "out")
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; nan, which no range leaves out, and infinity are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number.", param, ctx)
+        return number
 
 
 def recipe_options(command: F) -> F:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.argument("others", nargs=-1, metavar="[FOLDER|ADDRESS]...")
 @click.option("--base", type=click.Path(path_type=Path), help="The base of an adapter, when it has moved.")
 @click.option("--probes", type=click.Path(path_type=Path), help="Questions of your own: a JSON object a line.")
+@click.option("--rounded", is_flag=True, help="The servers named hold it in 4 or 8 bits: other words are told alone.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=48, show_default=True)
 @family_options
 @click.option("--json", "json_lines", is_flag=True, help="JSON events on stdout.")
@@ -34,6 +35,7 @@ def verify(
     others: tuple[str, ...],
     base: Path | None,
     probes: Path | None,
+    rounded: bool,
     max_new_tokens: int,
     family: str | None,
     settings: tuple[str, ...],
@@ -57,6 +59,7 @@ def verify(
         options=given_family(family, settings),
         probes=read_probes(probes) if probes else None,
         key=os.environ.get("FTX_API_KEY") or token("FTX_API_KEY"),
+        rounded=rounded,
         max_new_tokens=max_new_tokens,
     )
     show_findings(findings, console)

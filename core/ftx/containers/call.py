@@ -142,7 +142,7 @@ def _caches(texts: Iterable[str], network: str) -> tuple[list[Mount], dict[str, 
         raise StorageError(
             f"the cache {own} cannot be made: {error.strerror}; name another place with FTX_CACHE"
         ) from None
-    caches, environment = [Mount(own.absolute(), True)], {"FTX_CACHE": str(own.absolute())}
+    caches, environment = [Mount(own, True)], {"FTX_CACHE": str(own)}
     if any(HUB_PATH.fullmatch(text) for text in texts):
         home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface")
         hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").absolute()

@@ -20,8 +20,8 @@ def cache_root() -> Path:
     """The folder of everything that can be made again: FTX_CACHE, else `ftx` in the user's cache."""
     named = os.environ.get("FTX_CACHE")
     if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ftx"
+        return Path(named).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "ftx"
 
 
 def cached(key: Mapping[str, Any], make: Callable[[Path], None], whole: Callable[[Path], bool]) -> Path:

@@ -34,8 +34,7 @@ class Tokenizer:
         self._plain.no_truncation()
         self._found: dict[str, int] = {}
         self._frames: dict[str, tuple[str | tuple[int, ...], ...]] = {}
-        names = {t.content for t in hf.added_tokens_decoder.values() if t.special}
-        ordered = sorted(names, key=len, reverse=True)
+        ordered = sorted(self.specials, key=len, reverse=True)
         self._specials = re.compile("(" + "|".join(map(re.escape, ordered)) + ")") if ordered else None
 
     @property
@@ -54,7 +53,22 @@ class Tokenizer:
 
     @property
     def largest_id(self) -> int:
-        return int(max(self.hf.get_vocab().values(), default=0))
+        return max(self.words.values(), default=0)
+
+    @property
+    def words(self) -> dict[str, int]:
+        """Every word of the vocabulary as it is stored, added tokens included, and its id."""
+        return dict(self.hf.get_vocab())
+
+    @property
+    def texts(self) -> list[str]:
+        """What each word of the vocabulary says, each text once, by id."""
+        ids = [[index] for index in sorted(self.words.values())]
+        return list(dict.fromkeys(self._plain.decode_batch(ids, skip_special_tokens=False)))
+
+    @property
+    def specials(self) -> set[str]:
+        return {token.content for token in self.hf.added_tokens_decoder.values() if token.special}
 
     @property
     def chat_template(self) -> str | None:
@@ -108,7 +122,7 @@ class Tokenizer:
     @cached_property
     def longest_token(self) -> int:
         """Characters of the longest word of the vocabulary: no token stands for more of a text."""
-        return max(map(len, self.hf.get_vocab()), default=1)
+        return max(map(len, self.words), default=1)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from ftx.eval.heldout import HeldOut, Loss, Overlap, loss_of, overlap, prepared
 from ftx.eval.match import Figures, Forgotten, Judged, figures, forgotten, judged
 from ftx.eval.questions import Question, spread
 from ftx.eval.subject import Subject, check_base, differing, head, settings_of
+from ftx.reader import find_place, under
 from ftx.recipe import EvalRecipe
 from ftx.run import losses, samples
 from ftx.talk import Sampling, Talk, open_talk
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ftx.plugins import Registry
 
 PROBES, HELD_OUT, FORGET = "probes", "heldout", "forget"
+OPTIONS = {PROBES: "--probes", HELD_OUT: "--data", FORGET: "--forget"}
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def evaluate(subjects: Sequence[Subject], wanted: Wanted, registry: Registry, co
     for one in subjects if asks else ():
         if wanted.before or one.artifact.kind == "adapter":
             check_base(one, registry)
+        _refuse_unanswerable(one, wanted, registry)
     bases: dict[tuple[str, str, str], Column] = {}
     runs: list[Column] = []
     for subject in subjects if asks else ():
@@ -141,7 +144,6 @@ def _see(run: Column, base: Column | None, wanted: Wanted, registry: Registry, c
     artifact = subject.artifact
     adapter = artifact.kind == "adapter"
     talk = open_talk(artifact.folder, registry, base=subject.base if adapter else None)
-    _refuse_pictures(talk, subject, wanted)
     template, stop_ids = talk.template, talk.stop_ids
     _fill(run, talk, wanted, registry, console)
     del talk
@@ -153,17 +155,23 @@ def _see(run: Column, base: Column | None, wanted: Wanted, registry: Registry, c
     _fill(base, talk, wanted, registry, console)
 
 
-def _refuse_pictures(talk: Talk, subject: Subject, wanted: Wanted) -> None:
-    if talk.images is not None:
-        return
-    options = {PROBES: "--probes", HELD_OUT: "--data", FORGET: "--forget"}
+def _refuse_unanswerable(subject: Subject, wanted: Wanted, registry: Registry) -> None:
+    """Raise RecipeError for a question that the run cannot be asked, before any model is asked one."""
+    base = subject.base if subject.artifact.kind == "adapter" else None
+    reader = find_place(subject.artifact.folder, registry, base).reader("auto")
     for name, questions in wanted.sets.items():
+        option = OPTIONS[name]
         count = sum(bool(question.images) for question in questions)
-        if count:
+        if count and reader.images is None:
             raise RecipeError(
-                f"{options[name]}: {count} of the questions have pictures, and {subject.name} reads text alone; "
+                f"{option}: {count} of the questions have pictures, and {subject.name} reads text alone; "
                 "take them out, or evaluate a model that sees"
             )
+        for question in questions:
+            try:
+                reader.inputs(under(question.system, [reader.question(question.text, question.images)]))
+            except RecipeError as error:
+                raise RecipeError(f"{option}: {subject.name} cannot be asked {question.text[:40]!r}: {error}") from None
 
 
 def _fill(column: Column, talk: Talk, wanted: Wanted, registry: Registry, console: Console) -> None:

@@ -12,7 +12,7 @@ from ftx.data.conversation import IMAGE, Conversation, RowError
 from ftx.data.images import image_path
 from ftx.data.sets import DataSet, detect
 from ftx.errors import DataError
-from ftx.talk import TAG
+from ftx.reader import TAG
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftx.adapters import attached
 from ftx.checkpoint_files import read_json
+from ftx.context import TooLong, refuse_too_long
 from ftx.contracts import ImageProcessor, ModelFamily
 from ftx.data.conversation import IMAGE, Message, RowError
 from ftx.data.images import look_at
@@ -77,6 +78,7 @@ class Loaded(Form):
     template: Template
     stops: set[int]
     images: ImageProcessor | None
+    max_positions: int
     places: Path  # a folder for the drawn picture
 
     def say(self, probe: Probe, max_new_tokens: int) -> Said:
@@ -106,9 +108,13 @@ class Loaded(Form):
     def _asked(self, probe: Probe) -> tuple[torch.Tensor, dict[str, Any]]:
         """The probe's ids, and what else the model takes. Raises RecipeError for what it or its template cannot."""
         try:
-            return self._inputs(self._messages(probe))
+            prompt, inputs = self._inputs(self._messages(probe))
+            refuse_too_long(prompt.shape[1], self.max_positions)
         except RowError as error:
             raise RecipeError(f"--probes: {error.reason}; {error.remedy}") from None
+        except TooLong as error:
+            raise RecipeError(f"--probes: {error}") from None
+        return prompt, inputs
 
     def _logits(self, prompt: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         import torch
@@ -153,7 +159,7 @@ class Loaded(Form):
         from transformers import GenerationConfig
 
         config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=min(max_new_tokens, self.max_positions - prompt.shape[1]),
             do_sample=False,
             eos_token_id=sorted(self.stops) or None,
             pad_token_id=self.tokenizer.pad_id,
@@ -180,7 +186,9 @@ def load(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if saved_rounded(folder):
         model = _load_rounded(folder, device)
+        context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048)
     else:
+        context = family.inspect(folder).max_positions
         dtype = _precision(family, folder, device)
         model = family.load(folder, dtype=dtype, device=device, attention="sdpa")
         if quantization is not None:
@@ -191,7 +199,7 @@ def load(
     tokenizer = family.tokenizer(folder)
     template = chosen_template(source, "auto", tokenizer, family, folder)
     stops = generation_eos(source) or tokenizer.eos_ids
-    return Loaded(name, model, tokenizer, template, set(stops), family.image_processor(folder), places)
+    return Loaded(name, model, tokenizer, template, set(stops), family.image_processor(folder), context, places)
 
 
 def saved_rounded(folder: Path) -> bool:

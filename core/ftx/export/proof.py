@@ -14,7 +14,7 @@ from ftx.errors import ModelError, RecipeError, VerificationError
 from ftx.export.forms import Endpoint, Loaded, load
 from ftx.export.merge import adapter_base
 from ftx.export.probes import Probe
-from ftx.export.quantised import layer_problems, method_of, quantization_of
+from ftx.export.quantised import method_of, quantization_of, weight_problems
 from ftx.export.verify import (
     Finding,
     Trained,
@@ -68,13 +68,17 @@ def verify(
     options: Mapping[str, Any] | None = None,
     probes: Sequence[Probe] | None = None,
     key: str | None = None,
+    rounded: bool = False,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[Finding]:
     """Compare the forms of the model in `path`, a run, an artefact or a model's folder, and write receipts.
 
-    Compared are what the run folder holds and `others`: folders, and addresses of servers. `probes`: ftx's own unless
-    given. Raises ModelError, VerificationError for a changed artefact, RecipeError, HubError for a server that refuses.
+    Compared are what the run folder holds and `others`: folders, and addresses of servers, which hold the model in 4 or
+    8 bits if `rounded`. `probes`: ftx's own unless given. Raises ModelError, VerificationError for a changed artefact,
+    RecipeError, HubError for a server that refuses.
     """
+    if rounded and not any(map(_is_address, others)):
+        raise RecipeError("--rounded says something of servers; name the address of one, or leave it out")
     subject = find_subject(path, registry, base, options or {})
     with tempfile.TemporaryDirectory(prefix="ftx-verify-") as places:
         trained, first = _reference(subject, probes, max_new_tokens, Path(places))
@@ -82,7 +86,7 @@ def verify(
         # Of other questions than it was asked the trainer's model tells nothing.
         asked = witness and [compare(trained, witness)] * any(probe.key in witness.said for probe in trained.probes)
         findings = [first, *(asked or []), *_beside(subject, trained, Path(places))]
-        beside = {other: _other(other, subject, trained, registry, Path(places), key) for other in others}
+        beside = {other: _other(other, subject, trained, registry, Path(places), key, rounded) for other in others}
     # A server that is wrong says nothing against the artefact that it was made of.
     for folder in filter(None, (subject.folder, subject.merged)):
         write_receipt_of(folder, trained, findings)
@@ -157,6 +161,7 @@ def _changed_since_base(subject: Subject, trained: Trained) -> Iterator[str]:
         yield f"{subject.folder}: its vocabulary has {rows[1]:,} rows where the base has {rows[0]:,}: padded or cut"
     of_base = subject.family.tokenizer(base), subject.family.image_processor(base)
     yield from reading_problems(subject.folder, of_base, (trained.tokenizer, trained.images))
+    yield from missing_processor(base, subject.folder)
     yield from precision_problems(subject.family, base, subject.folder)
 
 
@@ -182,7 +187,9 @@ def _folder(
 ) -> Finding:
     adapter = folder if (folder / "adapter_config.json").is_file() else None
     form = load(name, family, adapter_base(folder) if adapter else folder, places, adapter)
-    damaged = list(layer_problems(form.model, subject.family, subject.merged or subject.whole))
+    # An adapter's weights are in none of its base's: there the logits alone tell.
+    source = subject.merged or (None if subject.adapter else subject.folder)
+    damaged = [*weight_problems(form.model, subject.family, source)] if source else []
     finding = compare(trained, form, rounded=rounded or is_rounded(form))
     own = [*folder_problems(trained, folder, form), *missing_processor(subject.whole, folder), *damaged]
     if not adapter and family.name == subject.family.name and not is_rounded(form):
@@ -197,10 +204,10 @@ def is_rounded(form: Loaded) -> bool:
 
 
 def _other(
-    other: str, subject: Subject, trained: Trained, registry: Registry, places: Path, key: str | None
+    other: str, subject: Subject, trained: Trained, registry: Registry, places: Path, key: str | None, rounded: bool
 ) -> Finding:
-    if other.startswith(("http://", "https://")):
-        return compare(trained, Endpoint(other, other, places, key))
+    if _is_address(other):
+        return compare(trained, Endpoint(other, other, places, key), rounded=rounded)
     folder = Path(other)
     if not folder.is_dir():
         raise RecipeError(f"'{other}' is neither a folder nor the address of a server (http://...)")
@@ -209,6 +216,10 @@ def _other(
     finding = _folder(folder, subject, trained, family, places, other)
     finding.problems[:0] = seal
     return finding
+
+
+def _is_address(other: str) -> bool:
+    return other.startswith(("http://", "https://"))
 
 
 def _broken_seal(folder: Path) -> Sequence[str]:

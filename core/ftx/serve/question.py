@@ -8,18 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftx.context import TooLong
 from ftx.data.conversation import Conversation, Message, RowError
 from ftx.errors import RecipeError
+from ftx.reader import TAG, refuse_strange
 from ftx.serve.pictures import save_pictures
 from ftx.serve.protocol import ChatMessage, ChatRequest, ImagePart
 from ftx.serve.refusal import Refusal
-from ftx.talk import TAG, Sampling, refuse_strange
+from ftx.talk import Sampling
 
 if TYPE_CHECKING:
     from ftx.talk import Talk
-
-
-COLDEST = 0.01  # below this temperature sampling is greedy, but for numbers that overflow
 
 
 @dataclass(frozen=True)
@@ -42,25 +41,17 @@ def prepare(request: ChatRequest, talk: Talk, limit: int, folder: Path) -> Quest
         prompt = talk.prompt(messages)
     except RowError as error:
         raise Refusal(400, f"messages: {error.reason}; {error.remedy}", param="messages") from None
+    except TooLong as error:
+        raise Refusal(400, str(error), code="context_length_exceeded", param="messages") from None
     except RecipeError as error:
         raise Refusal(400, f"messages: {error}", param="messages") from None
-    room = talk.max_positions - len(prompt)
-    if room < 1:
-        raise Refusal(
-            400,
-            f"the conversation has {len(prompt)} tokens and this model's context {talk.max_positions}, "
-            "of which the answer needs some; shorten it",
-            code="context_length_exceeded",
-            param="messages",
-        )
-    return Question(messages, prompt, _sampling(request, min(limit, room)))
+    return Question(messages, prompt, _sampling(request, min(limit, talk.max_positions - len(prompt))))
 
 
 def _sampling(request: ChatRequest, room: int) -> Sampling:
     seed = secrets.randbits(32) if request.seed is None else request.seed
     wanted = request.wanted_tokens or room
-    temperature = request.temperature if request.temperature >= COLDEST else 0.0
-    return Sampling(min(wanted, room), temperature, request.top_p, seed, tuple(request.stop))
+    return Sampling(min(wanted, room), request.temperature, request.top_p, seed, tuple(request.stop))
 
 
 def _messages(request: ChatRequest, talk: Talk, folder: Path) -> Iterator[Message]:

@@ -92,6 +92,7 @@ class Asker:
             tokenizer=plan.tokenizer,
             template=plan.template,
             stop_ids=plan.stop_ids,
+            max_positions=plan.facts.max_positions,
             images=plan.images,
             system=asked.system,
         )

@@ -71,7 +71,16 @@ def write_witness(run: Run, model: PreTrainedModel, path: FastPath, accelerator:
         return
     tensors: dict[str, torch.Tensor] = {}
     with as_in_chat(model, path), tempfile.TemporaryDirectory(prefix="ftx-probes-") as places:
-        form = Loaded("trainer", model, plan.tokenizer, plan.template, set(plan.stop_ids), plan.images, Path(places))
+        form = Loaded(
+            "trainer",
+            model,
+            plan.tokenizer,
+            plan.template,
+            set(plan.stop_ids),
+            plan.images,
+            plan.facts.max_positions,
+            Path(places),
+        )
         probes = form.own_probes()
         for number, probe in enumerate(probes):
             prompt, logits = form.read(probe)
