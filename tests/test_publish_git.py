@@ -21,6 +21,7 @@ from ftx.artifact import Artifact
 from ftx.errors import HubError
 from ftx.export.receipt import read_receipt
 from ftx.publish.git_lfs import GitHost
+from hub_publishing import proven
 from hub_servers import git
 from lfs_server import Fault, LfsHost
 from published import BASE, adapter_copy, made_once, merged_copy  # noqa: F401 (fixtures)
@@ -117,11 +118,18 @@ def test_an_app_with_its_own_attributes(
     (app / "app.py").write_text("import gradio\n", "utf-8")
     (app / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n", "utf-8")
     shutil.copyfile(merged / "model.safetensors", app / "model" / "model.safetensors")
+    proven(app)
     common = ("publish", "git", app, "--repo", REPO, "--yes", "--json", "--set", f"host={host.url}")
     monkeypatch.setenv("FTX_GIT_USER", "ann")
     monkeypatch.setenv("FTX_GIT_TOKEN", TOKEN)
     assert ftx(*common).code == 0
-    assert set(host.contents(REPO)) == {"app.py", ".gitattributes", "model/model.safetensors"}
+    assert set(host.contents(REPO)) == {
+        "app.py",
+        "app.json",
+        ".gitattributes",
+        "model/README.md",
+        "model/model.safetensors",
+    }
 
 
 def test_large_files_are_linked_and_not_copied(

@@ -244,6 +244,8 @@ class TestPublishing:
     def test_too_large_for_the_machine(self, ftx: Any, place: Place, app: Path) -> None:
         """Tutorial 003: no error, it just did not start."""
         large(app / "model", 20_000_000_000)
+        record = {"seal": "0" * 64, "verified": True, "files": {}}
+        (app / "app.json").write_text(json.dumps({"model": record}), "utf-8")
         for more in ([], ["--dry-run"], ["--hardware", "cpu-basic"], ["--set", "hardware=t4-small"]):
             result = ftx(*place.words(app, *more))
             assert result.code == 4 and result.err.count("\n") == 1, result.err
@@ -252,8 +254,6 @@ class TestPublishing:
 
     def test_large_enough(self, ftx: Any, place: Place, app: Path, merged: Path) -> None:
         shutil.copytree(merged, app / "model")
-        for name in ("ftx.json", "verify.json"):
-            (app / "model" / name).unlink()
         result = ftx(*place.words(app, "--hardware", "t4-small"))
         assert result.code == 0, result.err
         assert result.events[0]["memory"]["measured"] is True

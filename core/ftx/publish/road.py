@@ -19,6 +19,7 @@ from ftx.contracts import AppSettings, Bundle, Publisher, Remote, RemoteFile
 from ftx.data.cache import alone, cache_root
 from ftx.errors import FtxError, HubError, RecipeError, StorageError, VerificationError
 from ftx.publish import gate
+from ftx.publish.app_model import Carried, carried
 from ftx.publish.app_settings import refuse_missing_model, refuse_written_secrets
 from ftx.publish.gate import PUBLISHED, Consent, GateError
 from ftx.publish.licence import Licence, choose
@@ -28,6 +29,8 @@ from ftx.publish.sizing import refuse_too_small, told_of
 
 REPO = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 APP_STARTS = ("app.json", "app.py", "Dockerfile", "index.html")
+# What a model has beside its files, and an app of it does not need; it names paths of this machine.
+OF_MODEL = tuple(f"{gate.APP_MODEL}/{name}" for name in (MANIFEST, RECEIPT, PUBLISHED))
 # What hubs put into a repository that was just made on their web page.
 SEEDS = (".gitattributes", ".gitignore", "README.md", "LICENSE", "configuration.json")
 DEPTH = 4  # folders below the current one in which a sealed artefact is looked for
@@ -114,7 +117,9 @@ def newest(folder: Path) -> Path:
     for _ in range(DEPTH + 1):
         found += [one for one in level if (one / MANIFEST).is_file()]
         below = (path for one in level for path in one.iterdir() if not path.name.startswith("."))
-        level = [path for path in below if path.is_dir() and not path.is_symlink()]
+        level = [
+            path for path in below if path.is_dir() and not path.is_symlink() and os.access(path, os.R_OK | os.X_OK)
+        ]
     if not found:
         raise RecipeError(f"no sealed artefact below {folder}; name one: ftx publish PUBLISHER PATH")
     return max(found, key=lambda one: (one / MANIFEST).stat().st_mtime)
@@ -122,7 +127,7 @@ def newest(folder: Path) -> Path:
 
 def known_repo(path: Path, publisher: str) -> str | None:
     """Where what lies in `path` was last published with that publisher."""
-    folders = [path, *(path / kind for kind in KINDS)]
+    folders = [path] if _is_app(path) else [path, *(path / kind for kind in KINDS)]
     entries = [entry for folder in folders for entry in read_published(folder) if entry.publisher == publisher]
     return max(entries, key=lambda entry: entry.time).repo if entries else None
 
@@ -134,16 +139,21 @@ def subject_of(path: Path) -> Subject:
     """
     if not path.is_dir():
         raise RecipeError(f"{path} does not exist or is no folder")
-    if _kind(path) not in (None, *KINDS):
+    if _is_app(path):
         return _app(path)
     artifact = Artifact.find(path)
     if artifact is None:
-        if any((path / start).is_file() for start in APP_STARTS):
-            return _app(path)
         raise RecipeError(f"{path} holds no sealed artefact of ftx and no app; make one with: ftx train, ftx merge")
     names = [*artifact.manifest["files"], MANIFEST]
     names += [RECEIPT] if (artifact.folder / RECEIPT).is_file() else []
     return Subject(artifact.folder, artifact.kind, tuple(sorted(names)), artifact)
+
+
+def _is_app(path: Path) -> bool:
+    """Whether the folder itself is one, whatever its folder `model` holds."""
+    if (path / MANIFEST).is_file():
+        return _kind(path) not in (None, *KINDS)
+    return any((path / start).is_file() for start in APP_STARTS)
 
 
 def _kind(path: Path) -> str | None:
@@ -157,7 +167,7 @@ def _kind(path: Path) -> str | None:
 
 def _app(folder: Path) -> Subject:
     names = sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file() or one.is_symlink())
-    return Subject(folder, "app", tuple(name for name in names if name != PUBLISHED), None)
+    return Subject(folder, "app", tuple(name for name in names if name not in (PUBLISHED, *OF_MODEL)), None)
 
 
 @contextmanager
@@ -173,13 +183,19 @@ def prepared(path: Path, publisher: Publisher, wish: Wish, *, dry: bool = False)
         )
     subject = subject_of(path)
     publisher = publisher.for_kind(subject.kind)
-    _admit(subject, publisher, wish)
+    try:
+        _admit(subject, publisher, wish)
+    except OSError as error:
+        raise StorageError(f"{error.filename} cannot be read: {error.strerror}; nothing was published") from None
+    model = carried(subject.folder, subject.names) if subject.kind == "app" else None
     if subject.kind == "app":
         refuse_too_small(subject.folder, publisher.name, wish.hardware or getattr(publisher, "hardware", None))
-    licence = choose(subject.artifact.base, wish.license, wish.license_agreed) if subject.artifact else None
+    licence = _licence(subject, model, wish)
     with _workshop(subject.folder) as out:
         base = base_name(subject.artifact, wish.base) if subject.artifact else None
         files = render(subject, publisher, wish.repo, base, licence, out)
+        if model:
+            model.refuse_other(subject.folder, files)
         _check_rendered(subject, out, list(files), wish)
         message = f"{subject.kind} {wish.repo.partition('/')[2]}, by ftx"
         bundle = Bundle(out, files, subject.kind, message, settings=wish.settings)
@@ -208,6 +224,13 @@ def _admit(subject: Subject, publisher: Publisher, wish: Wish) -> None:
     read_published(subject.folder)
     if subject.artifact:
         gate.refuse_unproven(subject.artifact)
+
+
+def _licence(subject: Subject, model: Carried | None, wish: Wish) -> Licence | None:
+    """That of the model; None for an app that carries none."""
+    if subject.artifact:
+        return choose(subject.artifact.base, wish.license, wish.license_agreed)
+    return choose(model.artifact.base, wish.license or model.licence, wish.license_agreed) if model else None
 
 
 def _check_rendered(subject: Subject, out: Path, names: Sequence[str], wish: Wish) -> None:
