@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from ftx import Bundle, FtxError, HubError, Identity, Publisher, Remote, RemoteFile
 from ftx.errors import StorageError
+from ftx.publish.addresses import endpoint, refuse_bad_proxies, refuse_clear
 from ftx.publish.answers import no_room, refused, store_refused, unreachable
 from ftx.publish.credentials import Credential, credential, scrub
 
@@ -40,6 +40,9 @@ class HuggingFace(Publisher):
     )
     hardware: str | None = Field(None, description="what a Space runs on, as t4-small or zero-a10g; default: the hub's")
     wait: int = Field(900, ge=0, description="seconds to wait for a Space to run; 0: do not wait")
+
+    def model_post_init(self, context: Any, /) -> None:
+        _endpoint()  # the client cannot be imported with a broken one
 
     def for_kind(self, kind: str) -> Publisher:
         from ftx_huggingface.by_git import ByGit
@@ -162,6 +165,9 @@ class HuggingFace(Publisher):
             raise self._failed(repo, error) from None
         except OfflineModeIsEnabled:
             raise HubError("HF_HUB_OFFLINE forbids the network; unset it to publish") from None
+        except (ImportError, httpx2.InvalidURL):  # of proxies
+            refuse_bad_proxies()
+            raise
         except (httpx2.HTTPError, ConnectionError) as error:
             raise unreachable(self.hub, _endpoint(), _line(error)) from None
         except OSError as error:
@@ -209,8 +215,11 @@ def _as_remote(entry: Any) -> RemoteFile:
 
 
 def _endpoint() -> str:
-    """HF_ENDPOINT as it is now: the client itself reads it when it is imported, maybe long before."""
-    return (os.environ.get("HF_ENDPOINT") or DEFAULT).rstrip("/")
+    """HF_ENDPOINT as it is now: the client itself reads it when it is imported, maybe long before.
+
+    Raises RecipeError for what is no plain address.
+    """
+    return endpoint("HF_ENDPOINT", DEFAULT, TOKEN)
 
 
 def _credential() -> Credential | None:
@@ -219,6 +228,8 @@ def _credential() -> Credential | None:
     if found := credential(TOKEN, _endpoint()):
         return found
     saved = get_token()
+    if saved:
+        refuse_clear(_endpoint(), TOKEN)
     return Credential(saved, None, "hf auth login") if saved else None
 
 

@@ -26,7 +26,8 @@ from urllib.parse import urlsplit
 from ftx.atomic import sha256_of
 from ftx.contracts import Bundle, Remote, RemoteFile
 from ftx.errors import FtxError, HubError, RecipeError, RepositoryWanted, StorageError
-from ftx.git_token import LOOPBACK, for_command, own_environment
+from ftx.git_token import for_command, own_environment
+from ftx.publish.addresses import refuse_clear
 from ftx.publish.answers import no_room, refused, unreachable
 from ftx.publish.credentials import scrub
 from ftx.publish.lfs_check import missing
@@ -180,8 +181,8 @@ class GitHost:
     @contextmanager
     def _work(self, near: Path | None = None) -> Iterator[Git]:
         """git in an empty repository beside `near`, gone afterwards."""
-        if self.secret and urlsplit(self.url).scheme == "http" and urlsplit(self.url).hostname not in LOOPBACK:
-            raise RecipeError(f"{self.variable} would go to {self.url} in clear: use https")
+        if self.secret:
+            refuse_clear(self.url, self.variable)
         for tool in ("git", "git-lfs"):
             if shutil.which(tool) is None:
                 raise RecipeError(f"{self.hub} needs {tool}: install it, for example: apt install {tool}")
