@@ -534,3 +534,23 @@ def test_what_was_published_comes_back(ftx: Any, host: LfsHost, merged: Path, tm
     assert {path.name for path in out.iterdir()} == set(host.contents(REPO))
     result = ftx("download", f"openxlab:{REPO}@none", "--out", tmp_path / "x", "--set", f"host={host.url}")
     assert (result.code, "has no revision 'none'" in result.err) == (5, True), result.err
+
+
+def test_a_download_that_was_cut_is_gone_on_from(ftx: Any, host: LfsHost, merged: Path, tmp_path: Path) -> None:
+    assert ftx(*words(host, merged)).code == 0
+    out = tmp_path / "down" / "back"
+    command = ("download", f"openxlab:{REPO}", "--out", out, "--set", f"host={host.url}")
+    host.faults = [Fault("GET", "info/refs", 403, 99)]
+    result = ftx(*command)
+    assert (result.code, "does not let this token read" in result.err) == (5, True), result.err
+    host.faults = [Fault("GET", "objects/[0-9a-f]{64}", 403, 99)]
+    result = ftx(*command)
+    assert (result.code, "Error downloading object: model.safetensors" in result.err) == (5, True), result.err
+    host.faults = []
+    (begun,) = out.parent.iterdir()
+    kept = begun / ".ftx-git" / ".git"
+    (kept / "shallow.lock").touch()  # of a git that was killed
+    result = ftx(*command)
+    assert result.code == 0, result.err
+    assert [path.name for path in out.parent.iterdir()] == ["back"]
+    assert {path.name for path in out.iterdir()} == set(host.contents(REPO))

@@ -164,7 +164,7 @@ class HuggingFace(Publisher):
         except EntryNotFoundError as error:
             raise self._failed(repo, error) from None
         except OfflineModeIsEnabled:
-            raise HubError("HF_HUB_OFFLINE forbids the network; unset it to publish") from None
+            raise HubError("HF_HUB_OFFLINE forbids the network; unset it and run the same command again") from None
         except (ImportError, httpx2.InvalidURL):  # of proxies
             refuse_bad_proxies()
             raise
@@ -197,17 +197,30 @@ class HuggingFace(Publisher):
         return HubError(f"{self.hub} did not go through with {repo}: {why}; run the same command again")
 
     def _answered(self, repo: str, error: HfHubHTTPError) -> FtxError:
+        from huggingface_hub.errors import GatedRepoError
+
         status = error.response.status_code
         why = scrub(error.server_message or f"it answered {status}", _token()).splitlines()[0]
         if status == 401:
             if _token() is None:
                 return HubError(f"{self.hub} asks who you are: run ftx login {self.name}, or set {TOKEN} to your token")
             return HubError(f"{self.hub} does not know this token: check {TOKEN}, or run ftx login {self.name}")
+        if isinstance(error, GatedRepoError):
+            return HubError(
+                f"{repo} is gated: accept its terms on its page on {self.hub}, and set {TOKEN} to your token"
+            )
+        if status == 403 and _reads(error.response.request):
+            return HubError(f"this token may not read {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
         if status == 403:
             return HubError(f"this token may not write to {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
         if status == 402:
             return HubError(self._unpaid(repo, why))
         return refused(self.hub, repo, status, why)
+
+
+def _reads(request: Any) -> bool:
+    """Whether it asks for nothing that wants the right to write, as a token for sending to Xet does."""
+    return request.method in ("GET", "HEAD") and "/xet-write-token/" not in str(request.url)
 
 
 def _as_remote(entry: Any) -> RemoteFile:

@@ -226,6 +226,10 @@ class ModelScope(Publisher):
             if not known:
                 return HubError(f"{self.hub} asks who you are: run ftx login {self.name}, or set {TOKEN} to your token")
             return HubError(f"{self.hub} does not know this token: check {TOKEN}, or run ftx login {self.name}")
+        if isinstance(error, client.PermissionDeniedError) and error.method in ("GET", "HEAD"):
+            return HubError(
+                f"this token may not read {repo} on {self.hub} ({why}): accept its terms on its page, or check {TOKEN}"
+            )
         if isinstance(error, client.PermissionDeniedError):
             return HubError(f"this token may not write to {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
         if isinstance(error, client.AlreadyExistsError) and status != 409:
