@@ -252,6 +252,26 @@ class TestPublishing:
             assert "would not come up there, and nothing would say why; add --hardware" in result.err
         assert place.server.spaces == {} and not (app / "publish.json").exists()
 
+    def test_too_large_a_model_to_fetch(self, ftx: Any, place: Place, app: Path, monkeypatch: Any) -> None:
+        from ftx.contracts import Remote, RemoteFile
+        from ftx_huggingface.publisher import HuggingFace
+
+        kept = {"model_hub": "huggingface", "model_repo": "big/model-70b", "model_revision": "0" * 40}
+        (app / "settings.json").write_text(json.dumps(kept), "utf-8")
+        shards = {f"model-{n}.safetensors": RemoteFile(70_000_000_000, "0" * 64) for n in (1, 2)}
+        monkeypatch.setattr(HuggingFace, "of_models", lambda self: self)
+        real = HuggingFace.listed
+
+        def listed(self: Any, repo: str, revision: str | None = None) -> Any:
+            return Remote("0" * 40, shards) if repo == "big/model-70b" else real(self, repo, revision)
+
+        monkeypatch.setattr(HuggingFace, "listed", listed)
+        result = ftx(*place.words(app))
+        assert (result.code, "the app needs 131.1 GB to start (by estimate)" in result.err) == (4, True), result.err
+        assert place.server.spaces == {}
+        event = ftx(*place.words(app, "--hardware", "any", "--dry-run")).events[0]
+        assert event["memory"]["start"] == 131.09 and "conversation" not in event["memory"]["sentence"]
+
     def test_large_enough(self, ftx: Any, place: Place, app: Path, merged: Path) -> None:
         shutil.copytree(merged, app / "model")
         result = ftx(*place.words(app, "--hardware", "t4-small"))

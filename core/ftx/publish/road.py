@@ -20,12 +20,12 @@ from ftx.data.cache import alone, cache_root
 from ftx.errors import FtxError, HubError, RecipeError, StorageError, VerificationError
 from ftx.publish import gate
 from ftx.publish.app_model import Carried, carried
-from ftx.publish.app_settings import refuse_missing_model, refuse_written_secrets
+from ftx.publish.app_settings import listed_model, refuse_written_secrets
 from ftx.publish.gate import PUBLISHED, Consent, GateError
 from ftx.publish.licence import Licence, choose
 from ftx.publish.receipt import Published, now, published_at, read_published, write_published
 from ftx.publish.render import Subject, base_name, render
-from ftx.publish.sizing import refuse_too_small, told_of
+from ftx.publish.sizing import Demand, demand_of_listed, refuse_too_small, told_of
 
 REPO = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 APP_STARTS = ("app.json", "app.py", "Dockerfile", "index.html")
@@ -59,7 +59,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that is known before anything is sent. `unreachable`: why the remote could not be asked."""
+    """All that is known before anything is sent. `unreachable`: why the remote could not be asked.
+
+    `fetched`: what an app asks for with the model that it fetches.
+    """
 
     publisher: Publisher
     wish: Wish
@@ -70,6 +73,7 @@ class Prepared:
     send: Sequence[str]
     left_behind: Sequence[str]
     unreachable: FtxError | None = None
+    fetched: Demand | None = None
 
     @property
     def done(self) -> bool:
@@ -107,7 +111,7 @@ class Prepared:
 
     def _memory(self) -> dict[str, Any] | None:
         """What the app needs, or an app of the model would, on this hub."""
-        return told_of(self.subject.folder, self.publisher.name, self.subject.artifact)
+        return told_of(self.subject.folder, self.publisher.name, self.subject.artifact, self.fetched)
 
 
 def newest(folder: Path) -> Path:
@@ -189,7 +193,7 @@ def prepared(path: Path, publisher: Publisher, wish: Wish, *, dry: bool = False)
         raise StorageError(f"{error.filename} cannot be read: {error.strerror}; nothing was published") from None
     model = carried(subject.folder, subject.names) if subject.kind == "app" else None
     if subject.kind == "app":
-        refuse_too_small(subject.folder, publisher.name, wish.hardware or getattr(publisher, "hardware", None))
+        refuse_too_small(subject.folder, publisher.name, _machine(publisher, wish))
     licence = _licence(subject, model, wish)
     with _workshop(subject.folder) as out:
         base = base_name(subject.artifact, wish.base) if subject.artifact else None
@@ -270,11 +274,14 @@ def _planned(
     left = _left_behind(subject)
     try:
         remote = publisher.listed(wish.repo)
-        refuse_missing_model(publisher, bundle.folder)
+        model = listed_model(publisher, bundle.folder)
     except HubError as error:
         if not dry:
             raise
         return Prepared(publisher, wish, subject, licence, bundle, None, list(bundle.files), left, error)
+    fetched = demand_of_listed(bundle.folder, model.files) if model else None
+    if fetched:
+        refuse_too_small(subject.folder, publisher.name, _machine(publisher, wish), fetched)
     there = {} if remote is None else {k: v for k, v in remote.files.items() if k not in publisher.keeps}
     send = [name for name, about in bundle.files.items() if name not in there or not about.same_as(there[name])]
     removed = sorted(set(there) - set(bundle.files))
@@ -286,7 +293,12 @@ def _planned(
                 "that is meant, or name another --repo"
             )
     bundle = replace(bundle, removed=removed)
-    return Prepared(publisher, wish, subject, licence, bundle, remote, send, left)
+    return Prepared(publisher, wish, subject, licence, bundle, remote, send, left, fetched=fetched)
+
+
+def _machine(publisher: Publisher, wish: Wish) -> str | None:
+    """What an app is to run on; None for what the hub gives."""
+    return wish.hardware or getattr(publisher, "hardware", None)
 
 
 def _refuse_foreign(
