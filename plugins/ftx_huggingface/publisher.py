@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ftx import Bundle, FtxError, HubError, Identity, Publisher, Remote, RemoteFile
+from ftx import Bundle, FtxError, HubError, Identity, Publisher, RecipeError, Remote, RemoteFile
 from ftx.errors import StorageError
 from ftx.publish.addresses import endpoint, refuse_bad_proxies, refuse_clear
 from ftx.publish.answers import no_room, refused, store_refused, unreachable
@@ -34,6 +34,7 @@ class HuggingFace(Publisher):
     name = "huggingface"
     hub = "Hugging Face"
     takes = ("adapter", "merged", "model", "app")
+    in_parts: ClassVar[bool] = True
     repo_type: ClassVar[str] = "model"
     by: Literal["client", "git"] = Field(
         "client", description="what sends a model's files: client, or git with Git LFS"
@@ -48,6 +49,8 @@ class HuggingFace(Publisher):
         from ftx_huggingface.by_git import ByGit
         from ftx_huggingface.space import Space
 
+        if kind == "app" and self.by == "git":
+            raise RecipeError("--set by=git is for models: a Space goes by the hub's own client; leave it out")
         if kind == "app":
             return Space(**self.model_dump())
         return ByGit(**self.model_dump()) if self.by == "git" else self

@@ -34,6 +34,7 @@ OF_MODEL = tuple(f"{gate.APP_MODEL}/{name}" for name in (MANIFEST, RECEIPT, PUBL
 # What hubs put into a repository that was just made on their web page.
 SEEDS = (".gitattributes", ".gitignore", "README.md", "LICENSE", "configuration.json")
 DEPTH = 4  # folders below the current one in which a sealed artefact is looked for
+LARGE = 5_000_000_000  # bytes of a file from which on it is told that it is sent in one piece
 SLOW, FAST = 2, 20  # MB/s between which the time of a sending is told
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -103,6 +104,7 @@ class Prepared:
             "bytes": sum(about.size for about in files.values()),
             "send_bytes": sizes,
             "minutes": [round(sizes / 1e6 / speed / 60, 1) for speed in (FAST, SLOW)],
+            "in_one_piece": [] if self.publisher.in_parts else [name for name in self.send if files[name].size > LARGE],
             "by_hand": list(self.publisher.by_hand(self.wish.repo, self.subject.kind)),
             "secrets": sorted(self.wish.settings.secrets),
             "variables": dict(self.wish.settings.variables),
