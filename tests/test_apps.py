@@ -210,8 +210,8 @@ def test_who_waits_is_told_and_may_leave(model: Any) -> None:
 def test_the_whole_app_carries_a_model_without_code(chat_app: Path) -> None:
     held = {path.name for path in (chat_app / "model").iterdir()}
     assert held == {
-        "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-        "tokenizer.model", "tokenizer_config.json",
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
+        "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
     }  # fmt: skip
     config = json.loads((chat_app / "model/config.json").read_text())
     assert config["model_type"] == "llama"

@@ -105,6 +105,16 @@ class TestDownload:
         result = ftx("download", f"{at.publisher}:ann/none", "--out", tmp_path / "back")
         assert (result.code, "there is no ann/none" in result.err) == (5, True), result.err
 
+    def test_what_a_token_may_not_read(self, ftx: Any, at: Place, tmp_path: Path) -> None:
+        at.server.faults = [Fault("GET|HEAD", f"models/{REPO}", 403, 99)]
+        result = fetch(ftx, at, tmp_path / "back")
+        assert (result.code, f"this token may not read {REPO}" in result.err) == (5, True), result.err
+        if at.publisher == "huggingface":
+            gated = {"X-Error-Code": "GatedRepo"}
+            at.server.faults = [Fault("GET|HEAD", "/resolve/", 403, 99, head=gated)]
+            result = fetch(ftx, at, tmp_path / "back")
+            assert (result.code, "is gated: accept its terms" in result.err) == (5, True), result.err
+
     def test_paths_that_lead_out(self, ftx: Any, at: Place, tmp_path: Path) -> None:
         at.server.add(REPO, {"../x.json": b"{}"}, at.branch)
         result = fetch(ftx, at, tmp_path / "back")

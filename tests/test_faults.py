@@ -48,6 +48,7 @@ SAYS = {
     503: "answered 503",
     0: "cannot be reached",
 }
+READING = ("list", "confirm")  # calls that want no right to write
 STORAGE = (401, 403, 404)
 # What huggingface_hub asks again, with pauses that grow to 23 seconds: met once here, after which it goes on by itself.
 ASKED_AGAIN = ("preupload", "batch", "PUT", "verify")
@@ -103,6 +104,8 @@ def _expected(hub: str, call: str, status: int) -> tuple[str, str]:
         return "cannot be found after it was sent", WHOLE  # as where there is none: it is made and filled
     if call in ("PUT", "verify") and status in STORAGE:
         return f"storage does not take a file of ann/cats ({status}: injected)", left
+    if status == 403 and call in READING:
+        return "may not read", left
     return SAYS[status], left
 
 
@@ -118,7 +121,8 @@ def _by_git(call: str, status: int) -> str:
         return "did not keep 1 of the files"  # which git-lfs takes for success
     if call in LFS_CALLS and status not in (0, 401):
         return "does not know" if (call, status) == ("locks", 403) else "git did not go through"
-    told = {403: "does not let this token write", 413: "for its size", 422: "refuses what was sent"}
+    right = "read" if call in READING else "write"
+    told = {403: f"does not let this token {right}", 413: "for its size", 422: "refuses what was sent"}
     if status == 404:
         return "there is no repository" if call == "list" else "there is no repository|cannot be found"
     return told.get(status, SAYS[status])

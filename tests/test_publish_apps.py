@@ -9,18 +9,20 @@ from typing import Any
 
 import pytest
 
+import published
 import test_publish_hubs
 from ftx.apps.make import make_app
 from ftx.plan import configured
 from ftx.plugins import load_registry
 from ftx.publish.logins import save
-from hub_publishing import Fault
+from hub_publishing import Fault, gradio_app, proven
 from hub_servers import TOKEN
 from test_publish_hubs import REPO, Place
 
 BASE = Path(__file__).parents[1] / "plugins/ftx_quickstart/base"
 SECRET = "sk-once-upon-a-time-71"
 place = test_publish_hubs.place  # the fixture
+made_once, merged_copy = published.made_once, published.merged_copy  # fixtures
 ON_HUGGING_FACE = pytest.mark.parametrize("place", ["huggingface"], indirect=True)
 
 
@@ -55,9 +57,10 @@ def app(whole_app: Path) -> Path:
 @ON_HUGGING_FACE
 class TestSpaces:
     def test_dry_run_push_receipt(self, ftx: Any, place: Place, whole_app: Path) -> None:
-        app = whole_app
+        app = proven(whole_app)
         dry = ftx(*place.words(app, "--dry-run"))
         assert dry.code == 0, dry.err
+        assert dry.events[0]["license"] == {"id": "apache-2.0", "base": "apache-2.0", "agreed": False}
         assert dry.events[0]["exists"] is False and REPO not in place.server.refs
         result = ftx(*place.words(app))
         assert result.code == 0, result.err
@@ -195,3 +198,72 @@ def test_secrets_that_would_not_stay_secret(
     kept.chmod(0o644)
     monkeypatch.setenv("SEARCH_KEY_FILE", str(kept))
     assert "others may read" in refused(ftx, place, app, "--secret", "SEARCH_KEY")
+
+
+class TestTheModelOfAnApp:
+    """It leaves as it would by itself: sealed, verified, under a licence that its base allows."""
+
+    WORDS = ("--repo", REPO, "--set", "host=https://git.example.org", "--dry-run", "--json")
+
+    @pytest.fixture
+    def app(self, tmp_path: Path, merged: Path) -> Path:
+        """An app put together by hand around a merged model that was verified."""
+        app = gradio_app(tmp_path / "app")
+        shutil.copytree(merged, app / "model")
+        return app
+
+    def refused(self, ftx: Any, app: Path, code: int, *more: str) -> str:
+        result = ftx("publish", "git", app, *self.WORDS, *more)
+        assert (result.code, result.err.count("\n")) == (code, 1), result.err
+        return str(result.err)
+
+    def test_the_app_is_published_and_not_its_model(self, ftx: Any, app: Path) -> None:
+        (app / "model" / "publish.json").write_text("{}", "utf-8")
+        result = ftx("publish", "git", app, *self.WORDS)
+        assert result.code == 0, result.err
+        sent = {one["path"] for one in result.events[0]["files"]}
+        assert result.events[0]["kind"] == "app" and {"app.py", "model/model.safetensors"} <= sent
+        assert not sent & {"model/ftx.json", "model/verify.json", "model/publish.json"}
+        assert result.events[0]["license"]["id"] == "apache-2.0"
+
+    def test_by_hand(self, ftx: Any, app: Path) -> None:
+        (app / "model" / "more.safetensors").write_bytes((app / "model" / "model.safetensors").read_bytes())
+        assert "more.safetensors is not of the model that was verified" in self.refused(ftx, app, 7)
+        (app / "model" / "more.safetensors").unlink()
+        (app / "model" / "verify.json").unlink()
+        assert "was never verified" in self.refused(ftx, app, 7)
+        (app / "model" / "config.json").write_text("{}", "utf-8")
+        assert "was changed after it was sealed" in self.refused(ftx, app, 7)
+        (app / "model" / "ftx.json").unlink()
+        assert "carries weights that nothing proves" in self.refused(ftx, app, 7)
+
+    def test_one_of_app_new(self, ftx: Any, merged: Path, tmp_path: Path) -> None:
+        registry = load_registry("none")
+        template = configured(registry.app("gradio_chat"), {}, "app")
+
+        def made_of(model: Path, name: str) -> Path:
+            make_app(template, model, "local", tmp_path / name, {}, registry)
+            return tmp_path / name
+
+        app = made_of(merged, "good")
+        result = ftx("publish", "git", app, *self.WORDS)
+        assert (result.code, result.events[0]["license"]["id"]) == (0, "apache-2.0"), result.err
+        weights = app / "model" / "model.safetensors"
+        other = bytearray(weights.read_bytes())
+        other[-1] ^= 1
+        weights.write_bytes(other)
+        assert "model.safetensors was changed after it was verified" in self.refused(ftx, app, 7)
+        (merged / "verify.json").unlink()
+        assert "was not verified when the app was made" in self.refused(ftx, made_of(merged, "unproven"), 7)
+        (merged / "ftx.json").unlink()
+        assert "was no sealed result of ftx" in self.refused(ftx, made_of(merged, "unsealed"), 7)
+
+    def test_its_licence(self, ftx: Any, app: Path) -> None:
+        for name in ("ftx.json", "verify.json"):
+            (app / "model" / name).unlink()
+        proven(app, "llama3")
+        assert "the base is under llama3" in self.refused(ftx, app, 2, "--license", "mit")
+        (app / "README.md").write_text("---\nsdk: gradio\nlicense: mit\n---\n", "utf-8")
+        assert "the base is under llama3" in self.refused(ftx, app, 2)
+        result = ftx("publish", "git", app, *self.WORDS, "--license-agreed")
+        assert result.events[0]["license"] == {"id": "mit", "base": "llama3", "agreed": True}, result.err

@@ -11,6 +11,7 @@ import pytest
 
 from benches import REPO, as_imported_now
 from hub_by_git import HuggingFaceGit
+from hub_publishing import gradio_app
 from hub_servers import TOKEN, git
 from published import BASE, adapter_copy, made_once, merged_copy  # noqa: F401 (fixtures)
 
@@ -62,3 +63,19 @@ def test_a_wrong_way(ftx: Any, hub: HuggingFaceGit, adapter: Path, monkeypatch: 
     monkeypatch.setattr("ftx_huggingface.by_git.LARGEST", 1000)
     result = ftx(*words(adapter, "--set", "by=git"))
     assert (result.code, "larger than the 5 GB" in result.err) == (2, True), result.err
+
+
+def test_a_space_does_not_go_by_git(ftx: Any, hub: HuggingFaceGit, tmp_path: Path) -> None:
+    result = ftx(*words(gradio_app(tmp_path / "app"), "--set", "by=git"))
+    assert (result.code, "--set by=git is for models" in result.err) == (2, True), result.err
+
+
+def test_large_files_in_one_piece_are_told_of(
+    ftx: Any, hub: HuggingFaceGit, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftx.publish.road.LARGE", 100_000)
+    told = [word for word in words(adapter, "--set", "by=git", "--dry-run") if word not in ("--json", "--yes")]
+    said = " ".join(ftx(*told).err.split())
+    assert "sent in one piece, so that a cut costs all of it:" in said and "max_shard_size" in said
+    by_client = [word for word in told if word not in ("--set", "by=git")]
+    assert "in one piece" not in ftx(*by_client).err

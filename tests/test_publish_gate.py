@@ -629,3 +629,27 @@ def test_the_card(ftx: Any, adapter: Path, merged: Path) -> None:
     assert yaml.safe_load(text.split("---")[1]) == front
     assert "| last_loss |" in text and "/tmp" not in text
     assert head(Artifact.open(merged), BASE, Licence("mit", None, False), {})["base_model_relation"] == "finetune"
+
+
+def test_what_may_not_be_read(ftx: Any, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ftx.publish import road
+
+    (tmp_path / "lost+found").mkdir()
+    may, listed = os.access, Path.iterdir
+    closed = ("lost+found",)
+
+    def entries(path: Path) -> Any:
+        if path.name in closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name not in closed and may(path, mode))
+    monkeypatch.setattr(Path, "iterdir", entries)
+    assert road.newest(tmp_path) == merged
+    monkeypatch.undo()
+
+    def unreadable(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("ftx.artifact.sha256_of", unreadable)
+    assert "cannot be read: Permission denied" in refused(ftx, merged, code=10)

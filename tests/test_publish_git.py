@@ -21,6 +21,7 @@ from ftx.artifact import Artifact
 from ftx.errors import HubError
 from ftx.export.receipt import read_receipt
 from ftx.publish.git_lfs import GitHost
+from hub_publishing import proven
 from hub_servers import git
 from lfs_server import Fault, LfsHost
 from published import BASE, adapter_copy, made_once, merged_copy  # noqa: F401 (fixtures)
@@ -117,11 +118,18 @@ def test_an_app_with_its_own_attributes(
     (app / "app.py").write_text("import gradio\n", "utf-8")
     (app / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n", "utf-8")
     shutil.copyfile(merged / "model.safetensors", app / "model" / "model.safetensors")
+    proven(app)
     common = ("publish", "git", app, "--repo", REPO, "--yes", "--json", "--set", f"host={host.url}")
     monkeypatch.setenv("FTX_GIT_USER", "ann")
     monkeypatch.setenv("FTX_GIT_TOKEN", TOKEN)
     assert ftx(*common).code == 0
-    assert set(host.contents(REPO)) == {"app.py", ".gitattributes", "model/model.safetensors"}
+    assert set(host.contents(REPO)) == {
+        "app.py",
+        "app.json",
+        ".gitattributes",
+        "model/README.md",
+        "model/model.safetensors",
+    }
 
 
 def test_large_files_are_linked_and_not_copied(
@@ -526,3 +534,23 @@ def test_what_was_published_comes_back(ftx: Any, host: LfsHost, merged: Path, tm
     assert {path.name for path in out.iterdir()} == set(host.contents(REPO))
     result = ftx("download", f"openxlab:{REPO}@none", "--out", tmp_path / "x", "--set", f"host={host.url}")
     assert (result.code, "has no revision 'none'" in result.err) == (5, True), result.err
+
+
+def test_a_download_that_was_cut_is_gone_on_from(ftx: Any, host: LfsHost, merged: Path, tmp_path: Path) -> None:
+    assert ftx(*words(host, merged)).code == 0
+    out = tmp_path / "down" / "back"
+    command = ("download", f"openxlab:{REPO}", "--out", out, "--set", f"host={host.url}")
+    host.faults = [Fault("GET", "info/refs", 403, 99)]
+    result = ftx(*command)
+    assert (result.code, "does not let this token read" in result.err) == (5, True), result.err
+    host.faults = [Fault("GET", "objects/[0-9a-f]{64}", 403, 99)]
+    result = ftx(*command)
+    assert (result.code, "Error downloading object: model.safetensors" in result.err) == (5, True), result.err
+    host.faults = []
+    (begun,) = out.parent.iterdir()
+    kept = begun / ".ftx-git" / ".git"
+    (kept / "shallow.lock").touch()  # of a git that was killed
+    result = ftx(*command)
+    assert result.code == 0, result.err
+    assert [path.name for path in out.parent.iterdir()] == ["back"]
+    assert {path.name for path in out.iterdir()} == set(host.contents(REPO))

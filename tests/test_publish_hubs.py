@@ -292,8 +292,6 @@ def app(tmp_path: Path) -> Path:
 class TestSpaces:
     def test_an_app_with_its_model(self, ftx: Any, place: Place, app: Path, merged: Path) -> None:
         shutil.copytree(merged, app / "model")
-        for name in ("ftx.json", "verify.json"):
-            (app / "model" / name).unlink()
         (app / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n", "utf-8")
         (app / "documents").mkdir()
         (app / "documents" / "a.txt").write_text("The home of root is /root, that of ann /home/ann.\n", "utf-8")

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from ftx.artifact import Artifact
+from hub_publishing import proven
 from hub_servers import git
 from lfs_server import LfsHost
 from published import BASE, adapter_copy, made_once, merged_copy  # noqa: F401 (fixtures)
@@ -103,7 +104,7 @@ def test_an_app_without_a_repository_tells_how_to_make_one(ftx: Any, host: LfsHo
 
 
 def test_apps_that_its_image_cannot_run(ftx: Any, host: LfsHost, tmp_path: Path) -> None:
-    app = made(tmp_path, "huggingface", port=8000)
+    app = proven(made(tmp_path, "huggingface", port=8000))
     result = ftx("publish", "openxlab", app, "--repo", APP, "--set", f"host={host.url}", "--yes")
     assert result.code == 2
     for words in ("made for huggingface", "on port 8000", "gradio 6.31.0 does not install", "transformers 5.23.0 does"):
@@ -113,7 +114,7 @@ def test_apps_that_its_image_cannot_run(ftx: Any, host: LfsHost, tmp_path: Path)
 
 
 def test_settings_of_an_app_that_are_broken(ftx: Any, host: LfsHost, tmp_path: Path) -> None:
-    app = made(tmp_path, "openxlab")
+    app = proven(made(tmp_path, "openxlab"))
     words = ("publish", "openxlab", app, "--repo", APP, "--set", f"host={host.url}", "--yes")
     (app / "requirements.txt").write_text("gradio==5rc1\n", "utf-8")
     result = ftx(*words)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hub_publishing import ModelScopeWriter, Publishing
+from hub_publishing import ModelScopeWriter, Publishing, proven
 from hub_servers import TOKEN, git
 from lfs_server import LfsHost
 from published import BASE, adapter_copy, made_once, merged_copy  # noqa: F401 (fixtures)
@@ -74,7 +74,7 @@ def app(made_app: Path, tmp_path: Path) -> Path:
 
 
 def test_dry_run_push_deploy_receipt(ftx: Any, hub: Hub, made_app: Path, tmp_path: Path) -> None:
-    app = Path(shutil.copytree(made_app, tmp_path / "app"))
+    app = proven(Path(shutil.copytree(made_app, tmp_path / "app")))
     dry = ftx(*hub.words(app, "--dry-run"))
     assert (dry.code, dry.events[0]["exists"], hub.spaces) == (0, False, {}), dry.err
     result = ftx(*hub.words(app))

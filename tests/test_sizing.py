@@ -244,16 +244,36 @@ class TestPublishing:
     def test_too_large_for_the_machine(self, ftx: Any, place: Place, app: Path) -> None:
         """Tutorial 003: no error, it just did not start."""
         large(app / "model", 20_000_000_000)
+        record = {"seal": "0" * 64, "verified": True, "files": {}}
+        (app / "app.json").write_text(json.dumps({"model": record}), "utf-8")
         for more in ([], ["--dry-run"], ["--hardware", "cpu-basic"], ["--set", "hardware=t4-small"]):
             result = ftx(*place.words(app, *more))
             assert result.code == 4 and result.err.count("\n") == 1, result.err
             assert "would not come up there, and nothing would say why; add --hardware" in result.err
         assert place.server.spaces == {} and not (app / "publish.json").exists()
 
+    def test_too_large_a_model_to_fetch(self, ftx: Any, place: Place, app: Path, monkeypatch: Any) -> None:
+        from ftx.contracts import Remote, RemoteFile
+        from ftx_huggingface.publisher import HuggingFace
+
+        kept = {"model_hub": "huggingface", "model_repo": "big/model-70b", "model_revision": "0" * 40}
+        (app / "settings.json").write_text(json.dumps(kept), "utf-8")
+        shards = {f"model-{n}.safetensors": RemoteFile(70_000_000_000, "0" * 64) for n in (1, 2)}
+        monkeypatch.setattr(HuggingFace, "of_models", lambda self: self)
+        real = HuggingFace.listed
+
+        def listed(self: Any, repo: str, revision: str | None = None) -> Any:
+            return Remote("0" * 40, shards) if repo == "big/model-70b" else real(self, repo, revision)
+
+        monkeypatch.setattr(HuggingFace, "listed", listed)
+        result = ftx(*place.words(app))
+        assert (result.code, "the app needs 131.1 GB to start (by estimate)" in result.err) == (4, True), result.err
+        assert place.server.spaces == {}
+        event = ftx(*place.words(app, "--hardware", "any", "--dry-run")).events[0]
+        assert event["memory"]["start"] == 131.09 and "conversation" not in event["memory"]["sentence"]
+
     def test_large_enough(self, ftx: Any, place: Place, app: Path, merged: Path) -> None:
         shutil.copytree(merged, app / "model")
-        for name in ("ftx.json", "verify.json"):
-            (app / "model" / name).unlink()
         result = ftx(*place.words(app, "--hardware", "t4-small"))
         assert result.code == 0, result.err
         assert result.events[0]["memory"]["measured"] is True

@@ -14,7 +14,7 @@ from typing import Any
 
 from ftx.atomic import sha256_of, write_text
 from ftx.checkpoint_files import TOKENIZER_FILES
-from ftx.errors import ModelError, VerificationError
+from ftx.errors import ModelError, StorageError, VerificationError
 
 MANIFEST = "ftx.json"
 RECEIPT = "verify.json"  # what `ftx verify` found: written beside the seal, after it
@@ -67,7 +67,7 @@ class Artifact:
 
     @staticmethod
     def open(folder: Path) -> Artifact:
-        """Read and verify. Raises VerificationError or ModelError."""
+        """Read and verify. Raises VerificationError, ModelError, and StorageError for a file that cannot be read."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
             sealed = {str(name): (int(f["size"]), str(f["sha256"])) for name, f in manifest["files"].items()}
@@ -76,7 +76,10 @@ class Artifact:
                 raise TypeError("it describes no artefact of ftx")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{folder / MANIFEST} cannot be read: {error!r}") from None
-        problems = [problem for name, what in sealed.items() if (problem := _changed(folder, name, *what))]
+        try:
+            problems = [problem for name, what in sealed.items() if (problem := _changed(folder, name, *what))]
+        except OSError as error:
+            raise StorageError(f"{error.filename} cannot be read: {error.strerror}") from None
         if problems:
             raise VerificationError(*problems)
         return Artifact(folder, manifest)

@@ -351,6 +351,7 @@ class Publisher(Part, ABC):
     # Kinds of artefacts it takes: "adapter", "merged", "model", "app".
     takes: ClassVar[Sequence[str]] = ("adapter", "merged", "model")
     configures: ClassVar[bool] = False  # whether it gives apps there their secrets and variables
+    in_parts: ClassVar[bool] = False  # whether a large file is sent in parts, so that a cut costs one of them
 
     @classmethod
     def variables(cls) -> tuple[str, ...]:

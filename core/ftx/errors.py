@@ -96,7 +96,7 @@ class TrainingError(FtxError):
 
 
 class StorageError(FtxError):
-    """A file could not be written (disk full, quota, permission). What was whole before still is."""
+    """A file could not be read or written (disk full, quota, permission). What was whole before still is."""
 
     exit_code = 10
     kind = "storage"

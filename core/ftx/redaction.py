@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 SECRET_VARIABLE = re.compile(
     r"(TOKEN|SECRET|PASSWORD|PASSWD|(?:API|ACCESS|SECRET|PRIVATE|SIGNING|ENCRYPTION)_?KEY|_AK|_SK)$"
 )
 SHORTEST_SECRET = 8  # characters; shorter values of variables would be found anywhere
 HIDDEN = "***"
+IN_ADDRESS = re.compile(r"^(?:[\w+.-]+://)?[^/@\s:]*:([^/@\s]+)@")  # the password of a proxy's or a mirror's address
 
 _remembered: set[str] = set()
 
@@ -65,6 +66,9 @@ def _of_environment() -> Iterator[str]:
     for name, value in os.environ.items():
         if len(value) >= SHORTEST_SECRET and SECRET_VARIABLE.search(name.upper()):
             yield value.strip()
+        elif "@" in value and (found := IN_ADDRESS.search(value)) and len(found[1]) >= SHORTEST_SECRET:
+            yield found[1]
+            yield unquote(found[1])
 
 
 @lru_cache(maxsize=256)

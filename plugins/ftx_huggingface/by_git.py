@@ -15,6 +15,8 @@ LARGEST = 5_000_000_000  # bytes of one file: above it the hub wants parts, whic
 class ByGit(HuggingFace):
     """A model repository that the client makes and asks about, and git fills."""
 
+    in_parts = False
+
     def push(self, repo: str, bundle: Bundle, remote: Remote | None, sent: Callable[[int], None]) -> str:
         for name, about in bundle.files.items():
             if about.size > LARGEST:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ftx import Bundle, FtxError, HubError, Identity, Publisher, Remote, RemoteFile
+from ftx import Bundle, FtxError, HubError, Identity, Publisher, RecipeError, Remote, RemoteFile
 from ftx.errors import StorageError
+from ftx.publish.addresses import endpoint, refuse_bad_proxies, refuse_clear
 from ftx.publish.answers import no_room, refused, store_refused, unreachable
 from ftx.publish.credentials import Credential, credential, scrub
 
@@ -34,6 +34,7 @@ class HuggingFace(Publisher):
     name = "huggingface"
     hub = "Hugging Face"
     takes = ("adapter", "merged", "model", "app")
+    in_parts: ClassVar[bool] = True
     repo_type: ClassVar[str] = "model"
     by: Literal["client", "git"] = Field(
         "client", description="what sends a model's files: client, or git with Git LFS"
@@ -41,10 +42,15 @@ class HuggingFace(Publisher):
     hardware: str | None = Field(None, description="what a Space runs on, as t4-small or zero-a10g; default: the hub's")
     wait: int = Field(900, ge=0, description="seconds to wait for a Space to run; 0: do not wait")
 
+    def model_post_init(self, context: Any, /) -> None:
+        _endpoint()  # the client cannot be imported with a broken one
+
     def for_kind(self, kind: str) -> Publisher:
         from ftx_huggingface.by_git import ByGit
         from ftx_huggingface.space import Space
 
+        if kind == "app" and self.by == "git":
+            raise RecipeError("--set by=git is for models: a Space goes by the hub's own client; leave it out")
         if kind == "app":
             return Space(**self.model_dump())
         return ByGit(**self.model_dump()) if self.by == "git" else self
@@ -161,7 +167,10 @@ class HuggingFace(Publisher):
         except EntryNotFoundError as error:
             raise self._failed(repo, error) from None
         except OfflineModeIsEnabled:
-            raise HubError("HF_HUB_OFFLINE forbids the network; unset it to publish") from None
+            raise HubError("HF_HUB_OFFLINE forbids the network; unset it and run the same command again") from None
+        except (ImportError, httpx2.InvalidURL):  # of proxies
+            refuse_bad_proxies()
+            raise
         except (httpx2.HTTPError, ConnectionError) as error:
             raise unreachable(self.hub, _endpoint(), _line(error)) from None
         except OSError as error:
@@ -191,12 +200,20 @@ class HuggingFace(Publisher):
         return HubError(f"{self.hub} did not go through with {repo}: {why}; run the same command again")
 
     def _answered(self, repo: str, error: HfHubHTTPError) -> FtxError:
+        from huggingface_hub.errors import GatedRepoError
+
         status = error.response.status_code
         why = scrub(error.server_message or f"it answered {status}", _token()).splitlines()[0]
         if status == 401:
             if _token() is None:
                 return HubError(f"{self.hub} asks who you are: run ftx login {self.name}, or set {TOKEN} to your token")
             return HubError(f"{self.hub} does not know this token: check {TOKEN}, or run ftx login {self.name}")
+        if isinstance(error, GatedRepoError):
+            return HubError(
+                f"{repo} is gated: accept its terms on its page on {self.hub}, and set {TOKEN} to your token"
+            )
+        if status == 403 and _reads(error.response.request):
+            return HubError(f"this token may not read {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
         if status == 403:
             return HubError(f"this token may not write to {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
         if status == 402:
@@ -204,13 +221,21 @@ class HuggingFace(Publisher):
         return refused(self.hub, repo, status, why)
 
 
+def _reads(request: Any) -> bool:
+    """Whether it asks for nothing that wants the right to write, as a token for sending to Xet does."""
+    return request.method in ("GET", "HEAD") and "/xet-write-token/" not in str(request.url)
+
+
 def _as_remote(entry: Any) -> RemoteFile:
     return RemoteFile(entry.size, entry.lfs.sha256 if entry.lfs else None, None if entry.lfs else entry.blob_id)
 
 
 def _endpoint() -> str:
-    """HF_ENDPOINT as it is now: the client itself reads it when it is imported, maybe long before."""
-    return (os.environ.get("HF_ENDPOINT") or DEFAULT).rstrip("/")
+    """HF_ENDPOINT as it is now: the client itself reads it when it is imported, maybe long before.
+
+    Raises RecipeError for what is no plain address.
+    """
+    return endpoint("HF_ENDPOINT", DEFAULT, TOKEN)
 
 
 def _credential() -> Credential | None:
@@ -219,6 +244,8 @@ def _credential() -> Credential | None:
     if found := credential(TOKEN, _endpoint()):
         return found
     saved = get_token()
+    if saved:
+        refuse_clear(_endpoint(), TOKEN)
     return Credential(saved, None, "hf auth login") if saved else None
 
 

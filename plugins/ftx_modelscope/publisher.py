@@ -20,9 +20,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from ftx import Bundle, FtxError, HubError, Identity, Publisher, RecipeError, Remote, RemoteFile
+from ftx.publish.addresses import endpoint, plain_address, refuse_bad_proxy_of, refuse_clear
 from ftx.publish.answers import no_room, refused, store_refused, unreachable
 from ftx.publish.credentials import Credential, scrub
-from ftx.publish.git_publisher import plain_address
 
 TOKEN = "MODELSCOPE_API_TOKEN"  # noqa: S105 (the variable's name)
 BRANCH = "master"
@@ -79,7 +79,7 @@ class ModelScope(Publisher):
         return f"{self.login_address()}/models/{repo}"
 
     def login_address(self) -> str:
-        return (os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn").rstrip("/")
+        return endpoint("MODELSCOPE_ENDPOINT", "https://modelscope.cn", TOKEN)
 
     def credential(self) -> Credential | None:
         if found := super().credential():
@@ -190,7 +190,12 @@ class ModelScope(Publisher):
             raise RecipeError("publishing to ModelScope needs modelscope-hub: pip install 'ftx[modelscope]'") from None
         if "MODELSCOPE_LOG_LEVEL" not in os.environ:
             logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
-        return HubApi(HubConfig(token=given)) if given else HubApi(HubConfig())
+        place = self.login_address()
+        refuse_bad_proxy_of(place)
+        api = HubApi(HubConfig(token=given)) if given else HubApi(HubConfig())
+        if api.legacy.token:
+            refuse_clear(place, TOKEN)
+        return api
 
     @contextmanager
     def _asking(self, repo: str, api: Any) -> Iterator[None]:
@@ -221,6 +226,10 @@ class ModelScope(Publisher):
             if not known:
                 return HubError(f"{self.hub} asks who you are: run ftx login {self.name}, or set {TOKEN} to your token")
             return HubError(f"{self.hub} does not know this token: check {TOKEN}, or run ftx login {self.name}")
+        if isinstance(error, client.PermissionDeniedError) and error.method in ("GET", "HEAD"):
+            return HubError(
+                f"this token may not read {repo} on {self.hub} ({why}): accept its terms on its page, or check {TOKEN}"
+            )
         if isinstance(error, client.PermissionDeniedError):
             return HubError(f"this token may not write to {repo} on {self.hub} ({why}): check {TOKEN} and its rights")
         if isinstance(error, client.AlreadyExistsError) and status != 409:

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftx.errors import DataError, FtxError, HubError, StorageError
+from ftx.publish import addresses
 from ftx.publish.credentials import scrub, token
 from ftx_sources.files import READERS
 from ftx_sources.snapshot import NO_DATA, Snapshot
@@ -31,6 +32,9 @@ class HuggingFace(Snapshot):
     repo_type: ClassVar[str] = "dataset"
     what: ClassVar[str] = "data set"
     passed_over: ClassVar[frozenset[str]] = frozenset(NO_DATA)
+
+    def model_post_init(self, context: Any, /) -> None:
+        endpoint()  # the client cannot be imported with a broken one
 
     def _find_commit(self) -> str:
         from huggingface_hub import HfApi
@@ -80,6 +84,9 @@ class HuggingFace(Snapshot):
             # The client looked into its cache after this failure and found nothing there.
             cause = error.__cause__
             raise (self._answered(cause) if isinstance(cause, HfHubHTTPError) else self._unreachable(error)) from None
+        except (ImportError, httpx2.InvalidURL):  # of proxies
+            addresses.refuse_bad_proxies()
+            raise
         except (httpx2.HTTPError, ConnectionError) as error:
             raise self._unreachable(error) from None
         except OSError as error:
@@ -130,7 +137,7 @@ class HuggingFace(Snapshot):
 
 def endpoint() -> str | None:
     """HF_ENDPOINT as it is now: the client itself reads it when it is imported, maybe long before."""
-    return (os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
+    return addresses.endpoint("HF_ENDPOINT", DEFAULT, "HF_TOKEN") if os.environ.get("HF_ENDPOINT") else None
 
 
 def _any_case(ending: str) -> str:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ftx.errors import FtxError, HubError, RecipeError, did_you_mean
+from ftx.publish.addresses import endpoint, refuse_bad_proxy_of
 from ftx.publish.credentials import scrub, token
 from ftx_sources.snapshot import COMMIT, CachedSnapshot
 
@@ -113,7 +114,8 @@ def _client() -> Any:
     if "MODELSCOPE_LOG_LEVEL" not in os.environ:
         # It logs every listing and repeats every error that is raised.
         logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
-    place = os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn"
+    place = endpoint("MODELSCOPE_ENDPOINT", "https://modelscope.cn", "MODELSCOPE_API_TOKEN")
+    refuse_bad_proxy_of(place)
     given = token("MODELSCOPE_API_TOKEN", place)
     return HubApi(HubConfig(token=given)) if given else HubApi(HubConfig())
 

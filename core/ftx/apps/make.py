@@ -14,6 +14,7 @@ from ftx.atomic import whole_folder, write_json
 from ftx.contracts import AppTemplate
 from ftx.errors import ModelError, RecipeError, did_you_mean
 from ftx.plan import find_family
+from ftx.publish.app_model import recorded
 from ftx.talk import open_talk
 
 if TYPE_CHECKING:
@@ -44,10 +45,17 @@ def make_app(
         model = described(folder / MODEL, artifact, source)
         template.render(model, target, folder)
         write_probes(talk, artifact, folder, system=template.system, pictures=(folder / "eyes.py").is_file())
-        made = {"template": template.name, "target": target, "health": template.health, "versions": versions()}
-        write_json(folder / MANIFEST, made)
-        if not template.carries_model():
+        made: dict[str, Any] = {
+            "template": template.name,
+            "target": target,
+            "health": template.health,
+            "versions": versions(),
+        }
+        if template.carries_model():
+            made["model"] = recorded(artifact, model.license, folder / MODEL)
+        else:
             shutil.rmtree(folder / MODEL)
+        write_json(folder / MANIFEST, made)
 
 
 def _whole_model(path: Path) -> tuple[Artifact | None, Path]:

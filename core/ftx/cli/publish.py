@@ -146,6 +146,11 @@ def _show(plan: Prepared, console: Console) -> None:
         fast, slow = event["minutes"]
         time = f": {fast} to {slow} minutes at 20 to 2 MB/s" if slow >= 1 else ""
         console.say(f"{event['send_bytes']:,} bytes to send{time}")
+    if event["in_one_piece"]:
+        console.warn(
+            f"sent in one piece, so that a cut costs all of it: {', '.join(event['in_one_piece'])}; results have the "
+            "shards of their base, so that one saved with save_pretrained(max_shard_size='2GB') gives smaller ones"
+        )
     if licence := event["license"]:
         console.say(f"licence {licence['id']}; the base's: {licence['base'] or 'unknown'}")
     if event["memory"]:

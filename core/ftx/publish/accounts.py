@@ -10,6 +10,7 @@ from ftx.contracts import Identity, Publisher
 from ftx.errors import FtxError, HubError, RecipeError
 from ftx.plugins import Registry
 from ftx.publish import logins
+from ftx.publish.addresses import refuse_clear
 from ftx.publish.credentials import Credential
 from ftx.publish.logins import Login, Store
 from ftx.redaction import remember
@@ -62,8 +63,12 @@ def chosen_store(wanted: str) -> tuple[Store, str | None]:
 
 
 def login(hub: Publisher, token: str, user: str | None, repo: str | None, store: Store) -> Account:
-    """Ask the hub whose the token is, then keep it. Raises HubError for one that the hub does not know."""
+    """Ask the hub whose the token is, then keep it. Raises HubError for one that the hub does not know.
+
+    RecipeError where it would go there unencrypted.
+    """
     remember(token)
+    refuse_clear(hub.login_address(), hub.variable)
     try:
         identity = hub.identify(token, user, repo)
     except HubError as error:

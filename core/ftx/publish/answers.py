@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
-from urllib.parse import urlsplit
-from urllib.request import proxy_bypass
 
 from ftx.errors import HubError
+from ftx.publish.addresses import proxy_of, told_proxy
 
 AGAIN = "run the same command again"
 AGED = ("expired", "not yet valid", "skew", "time is too")  # what is said of certificates and links when clocks differ
@@ -65,13 +63,8 @@ def _clock() -> str:
 
 def _proxy(address: str) -> str | None:
     """The proxy on the way, without the password that may be in it; None where there is none."""
-    parts = urlsplit(address)
-    if proxy_bypass(parts.hostname or ""):
+    found = proxy_of(address)
+    if found is None:
         return None
-    for name in (f"{parts.scheme}_proxy", "all_proxy"):
-        for variable in (name, name.upper()):
-            if value := os.environ.get(variable):
-                proxy = urlsplit(value if "//" in value else f"//{value}")
-                port = f":{proxy.port}" if proxy.port else ""
-                return f"the proxy {proxy.hostname}{port} of {variable}"
-    return None
+    variable, value = found
+    return f"the proxy {told_proxy(value) or '(no address)'} of {variable}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ftx.checkpoint_files import read_json
-from ftx.contracts import AppSettings, Publisher
+from ftx.contracts import AppSettings, Publisher, Remote
 from ftx.errors import HubError, RecipeError
 from ftx.publish.credentials import login_tokens, token
 from ftx.publish.gate import GateError, credentials_in
@@ -89,14 +89,19 @@ def fetched_model(folder: Path, hub: str) -> tuple[str, str] | None:
     return (str(repo), str(revision)) if repo and kept.get("model_hub") == hub else None
 
 
-def refuse_missing_model(publisher: Publisher, folder: Path) -> None:
-    """Raise HubError when an app would fetch a model from this hub that is not there: the model goes first."""
+def listed_model(publisher: Publisher, folder: Path) -> Remote | None:
+    """The model that an app would fetch from this hub, as it lies there; None for an app that fetches none.
+
+    Raises HubError when it is not there: the model goes first.
+    """
     found = fetched_model(folder, publisher.name)
     if found is None:
-        return
+        return None
     repo, revision = found
-    if publisher.of_models().listed(repo, revision) is None:
+    remote = publisher.of_models().listed(repo, revision)
+    if remote is None:
         raise HubError(
             f"the app fetches {repo} at {revision[:12]}, which {publisher.hub} does not show this token: publish the "
             f"model first: ftx publish {publisher.name} MODEL --repo {repo}"
         )
+    return remote

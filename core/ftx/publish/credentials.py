@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ftx.errors import FtxError
 from ftx.publish import logins
+from ftx.publish.addresses import refuse_clear
 from ftx.publish.private_file import read_private
 from ftx.redaction import remember, scrub
 
@@ -31,7 +32,8 @@ def credential(variable: str, place: str | None = None, user_variable: str | Non
     """The token in `variable`, else in the file that `variable`_FILE names, else of `ftx login` at the address `place`.
 
     The user's name is that of `user_variable`, else that of the login. None where no token is. Raises RecipeError for a
-    file that others may read, HubError for a keyring that does not give it.
+    file that others may read and for a `place` that it would go to unencrypted, HubError for a keyring that does not
+    give it.
     """
     user = os.environ.get(user_variable, "").strip() if user_variable else ""
     found = _of_environment(variable)
@@ -40,6 +42,8 @@ def credential(variable: str, place: str | None = None, user_variable: str | Non
     if found is None:
         return None
     remember(found.token)
+    if place:
+        refuse_clear(place, variable)
     return Credential(found.token, user or found.user, found.source)
 
 

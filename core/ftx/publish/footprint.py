@@ -147,6 +147,12 @@ def estimated(folder: Path) -> Footprint:
     return Footprint(numbers, packed, 2 * 2 * layers * kv_heads * wide, longest, held, held, held, measured=False)
 
 
+def estimated_of_size(weights: int) -> Footprint:
+    """From the bytes of weights in 16 bit alone; what conversations take is not known from them."""
+    held = int(weights + AROUND * GIB)
+    return Footprint(weights // 2, weights // 2, 0, 0, held, held, held, measured=False)
+
+
 def _available() -> int | None:
     """Bytes of memory that this machine has free for another process, at most what our own container may take.
 

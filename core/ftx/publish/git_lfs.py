@@ -26,7 +26,8 @@ from urllib.parse import urlsplit
 from ftx.atomic import sha256_of
 from ftx.contracts import Bundle, Remote, RemoteFile
 from ftx.errors import FtxError, HubError, RecipeError, RepositoryWanted, StorageError
-from ftx.git_token import LOOPBACK, for_command, own_environment
+from ftx.git_token import for_command, own_environment
+from ftx.publish.addresses import refuse_clear
 from ftx.publish.answers import no_room, refused, unreachable
 from ftx.publish.credentials import scrub
 from ftx.publish.lfs_check import missing
@@ -65,6 +66,7 @@ POINTER = re.compile(
 )
 POINTER_SIZE = 1024  # bytes; Git LFS takes nothing longer for a pointer
 ATTRIBUTES = ".gitattributes"
+WORK = ".ftx-git"  # the folder in which git works while it fetches
 TRACKED = "filter=lfs diff=lfs merge=lfs -text"
 POLL = 0.2  # seconds between two looks at git-lfs's progress
 
@@ -88,10 +90,20 @@ FORBIDDEN = (
     "protected branch",
     "read-only",
 )
+READING = ("ls-remote", "fetch")  # commands that want no right to write
 STATUS = re.compile(r"(?:returned error: |client error[^\n]* |server error[^\n]* |\[)(\d{3})\b")
 NO_REPOSITORY = ("not found", "not appear to be a git repository", "does not exist", "error: 404")
 # Lines of git-lfs that say nothing of why it failed.
-CHATTER = ("Uploading LFS", "Errors logged to", "Use `git lfs logs", "Locking support", 'Remote "', "$ git", "Consider")
+CHATTER = (
+    "Uploading LFS",
+    "Downloading ",
+    "Errors logged to",
+    "Use `git lfs logs",
+    "Locking support",
+    'Remote "',
+    "$ git",
+    "Consider",
+)
 NO_CONNECTION = ("unable to access", "could not resolve", "connection", "timed out", "rpc failed", "hung up", "eof")
 
 
@@ -122,8 +134,12 @@ class GitHost:
             return Remote(head.commit, git.tree(head.commit))
 
     def fetch(self, remote: Remote, folder: Path) -> None:
-        """Write the files of a listed commit into `folder`; those that lie there whole are kept. Raises FtxError."""
-        with self._work(folder.parent) as git:
+        """Write the files of a listed commit into `folder`; those that lie there whole are kept. Raises FtxError.
+
+        git works in a folder within, so that an object of LFS that was cut is gone on from; it is removed at the end.
+        """
+        work = folder / WORK
+        with self._work(work) as git:
             commit = git.fetched(str(remote.revision))
             for name, about in remote.files.items():
                 target = folder / name
@@ -132,10 +148,11 @@ class GitHost:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 git.write(commit, name, about, target)
                 shutil.rmtree(git.folder / ".git" / "lfs" / "objects", ignore_errors=True)  # a second copy
+        shutil.rmtree(work)
 
     def push(self, bundle: Bundle, remote: Remote, sent: Callable[[int], None]) -> str:
         """One commit on top of the branch that makes it hold the bundle alone; the commit. Raises FtxError."""
-        with self._work(bundle.folder.parent) as git:
+        with TemporaryDirectory(prefix="git-", dir=bundle.folder.parent) as work, self._work(Path(work)) as git:
             head = git.remote_head()
             if head is None or head.commit != remote.revision:
                 raise HubError(f"someone else changed {self.url} meanwhile; run the same command again")
@@ -178,17 +195,21 @@ class GitHost:
         return False
 
     @contextmanager
-    def _work(self, near: Path | None = None) -> Iterator[Git]:
-        """git in an empty repository beside `near`, gone afterwards."""
-        if self.secret and urlsplit(self.url).scheme == "http" and urlsplit(self.url).hostname not in LOOPBACK:
-            raise RecipeError(f"{self.variable} would go to {self.url} in clear: use https")
+    def _work(self, folder: Path | None = None) -> Iterator[Git]:
+        """git in the repository in `folder`, which is made where need be; by default an empty one, gone afterwards."""
+        if self.secret:
+            refuse_clear(self.url, self.variable)
         for tool in ("git", "git-lfs"):
             if shutil.which(tool) is None:
                 raise RecipeError(f"{self.hub} needs {tool}: install it, for example: apt install {tool}")
-        with TemporaryDirectory(prefix="git-", dir=near) as work, TemporaryDirectory(prefix="ftx-git-") as private:
-            git = Git(self, Path(work), self._environment(Path(private)))
+        with TemporaryDirectory(prefix="ftx-git-") as private:
+            work = folder or Path(private, "work")
+            work.mkdir(exist_ok=True)
+            for lock in work.glob(".git/**/*.lock"):  # of a git that was killed
+                lock.unlink()
+            git = Git(self, work, self._environment(Path(private)))
             git.run("init", "--quiet", "--template=", "--initial-branch=main", ".")
-            git.run("remote", "add", "origin", self.url)
+            git.run("config", "remote.origin.url", self.url)
             yield git
 
     def _environment(self, private: Path) -> dict[str, str]:
@@ -199,8 +220,8 @@ class GitHost:
             own |= {f"GIT_{who}_NAME": self.author, f"GIT_{who}_EMAIL": email}
         return own
 
-    def refusal(self, said: str) -> FtxError:
-        """The sentence for what git or git-lfs printed when it failed."""
+    def refusal(self, said: str, *, reads: bool = False) -> FtxError:
+        """The sentence for what git or git-lfs printed when it failed; `reads`: at a command that sends nothing."""
         # Names in the address are the user's and may hold any of the words looked for.
         low = said.lower().replace(self.url.lower(), "")
         why = _line(scrub(said, self.secret))
@@ -213,6 +234,11 @@ class GitHost:
         if "lock" in low and ("locked by" in low or "halted" in low or "unable to push locked" in low):
             return HubError(
                 f"a file of {self.url} is locked by someone else: {why}; ask them to run: git lfs unlock FILE"
+            )
+        if reads and any(sign in low for sign in FORBIDDEN):
+            return HubError(
+                f"{self.hub} does not let this token read {self.url}: give {self.variable} one that may, or accept the "
+                "terms on its page"
             )
         if any(sign in low for sign in FORBIDDEN):
             return HubError(
@@ -281,7 +307,8 @@ class Git:
             check=False,
         )
         if done.returncode:
-            raise self.host.refusal((done.stderr or done.stdout).decode("utf-8", "replace"))
+            said = (done.stderr or done.stdout).decode("utf-8", "replace")
+            raise self.host.refusal(said, reads=arguments[0] in READING)
         return done.stdout
 
     def _words(self, arguments: Sequence[str]) -> list[str]:
@@ -344,7 +371,7 @@ class Git:
             check=False,
         )
         if done.returncode:
-            raise self.host.refusal(done.stderr.decode("utf-8", "replace"))
+            raise self.host.refusal(done.stderr.decode("utf-8", "replace"), reads=True)
 
     def tree(self, commit: str) -> dict[str, RemoteFile]:
         """The files of a commit; those that LFS carries as their pointers tell them."""

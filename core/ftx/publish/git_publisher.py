@@ -5,24 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from ftx.contracts import Bundle, Identity, Publisher, Remote
 from ftx.errors import HubError
 from ftx.git_token import USER
+from ftx.publish.addresses import plain_address
 from ftx.publish.git_lfs import GitHost
-
-
-def plain_address(value: str, variable: str) -> str:
-    """The address of a git host without a slash at its end. Raises ValueError for what is more or less than one."""
-    parts = urlsplit(value)
-    if parts.scheme not in ("https", "http") or not parts.netloc:
-        raise ValueError("must begin with https:// or http://")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError(f"holds more than an address; the token belongs into {variable}")
-    return value.rstrip("/")
 
 
 class GitPublisher(Publisher):

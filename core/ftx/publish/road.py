@@ -19,18 +19,22 @@ from ftx.contracts import AppSettings, Bundle, Publisher, Remote, RemoteFile
 from ftx.data.cache import alone, cache_root
 from ftx.errors import FtxError, HubError, RecipeError, StorageError, VerificationError
 from ftx.publish import gate
-from ftx.publish.app_settings import refuse_missing_model, refuse_written_secrets
+from ftx.publish.app_model import Carried, carried
+from ftx.publish.app_settings import listed_model, refuse_written_secrets
 from ftx.publish.gate import PUBLISHED, Consent, GateError
 from ftx.publish.licence import Licence, choose
 from ftx.publish.receipt import Published, now, published_at, read_published, write_published
 from ftx.publish.render import Subject, base_name, render
-from ftx.publish.sizing import refuse_too_small, told_of
+from ftx.publish.sizing import Demand, demand_of_listed, refuse_too_small, told_of
 
 REPO = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 APP_STARTS = ("app.json", "app.py", "Dockerfile", "index.html")
+# What a model has beside its files, and an app of it does not need; it names paths of this machine.
+OF_MODEL = tuple(f"{gate.APP_MODEL}/{name}" for name in (MANIFEST, RECEIPT, PUBLISHED))
 # What hubs put into a repository that was just made on their web page.
 SEEDS = (".gitattributes", ".gitignore", "README.md", "LICENSE", "configuration.json")
 DEPTH = 4  # folders below the current one in which a sealed artefact is looked for
+LARGE = 5_000_000_000  # bytes of a file from which on it is told that it is sent in one piece
 SLOW, FAST = 2, 20  # MB/s between which the time of a sending is told
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -56,7 +60,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that is known before anything is sent. `unreachable`: why the remote could not be asked."""
+    """All that is known before anything is sent. `unreachable`: why the remote could not be asked.
+
+    `fetched`: what an app asks for with the model that it fetches.
+    """
 
     publisher: Publisher
     wish: Wish
@@ -67,6 +74,7 @@ class Prepared:
     send: Sequence[str]
     left_behind: Sequence[str]
     unreachable: FtxError | None = None
+    fetched: Demand | None = None
 
     @property
     def done(self) -> bool:
@@ -96,6 +104,7 @@ class Prepared:
             "bytes": sum(about.size for about in files.values()),
             "send_bytes": sizes,
             "minutes": [round(sizes / 1e6 / speed / 60, 1) for speed in (FAST, SLOW)],
+            "in_one_piece": [] if self.publisher.in_parts else [name for name in self.send if files[name].size > LARGE],
             "by_hand": list(self.publisher.by_hand(self.wish.repo, self.subject.kind)),
             "secrets": sorted(self.wish.settings.secrets),
             "variables": dict(self.wish.settings.variables),
@@ -104,7 +113,7 @@ class Prepared:
 
     def _memory(self) -> dict[str, Any] | None:
         """What the app needs, or an app of the model would, on this hub."""
-        return told_of(self.subject.folder, self.publisher.name, self.subject.artifact)
+        return told_of(self.subject.folder, self.publisher.name, self.subject.artifact, self.fetched)
 
 
 def newest(folder: Path) -> Path:
@@ -114,7 +123,9 @@ def newest(folder: Path) -> Path:
     for _ in range(DEPTH + 1):
         found += [one for one in level if (one / MANIFEST).is_file()]
         below = (path for one in level for path in one.iterdir() if not path.name.startswith("."))
-        level = [path for path in below if path.is_dir() and not path.is_symlink()]
+        level = [
+            path for path in below if path.is_dir() and not path.is_symlink() and os.access(path, os.R_OK | os.X_OK)
+        ]
     if not found:
         raise RecipeError(f"no sealed artefact below {folder}; name one: ftx publish PUBLISHER PATH")
     return max(found, key=lambda one: (one / MANIFEST).stat().st_mtime)
@@ -122,7 +133,7 @@ def newest(folder: Path) -> Path:
 
 def known_repo(path: Path, publisher: str) -> str | None:
     """Where what lies in `path` was last published with that publisher."""
-    folders = [path, *(path / kind for kind in KINDS)]
+    folders = [path] if _is_app(path) else [path, *(path / kind for kind in KINDS)]
     entries = [entry for folder in folders for entry in read_published(folder) if entry.publisher == publisher]
     return max(entries, key=lambda entry: entry.time).repo if entries else None
 
@@ -134,16 +145,21 @@ def subject_of(path: Path) -> Subject:
     """
     if not path.is_dir():
         raise RecipeError(f"{path} does not exist or is no folder")
-    if _kind(path) not in (None, *KINDS):
+    if _is_app(path):
         return _app(path)
     artifact = Artifact.find(path)
     if artifact is None:
-        if any((path / start).is_file() for start in APP_STARTS):
-            return _app(path)
         raise RecipeError(f"{path} holds no sealed artefact of ftx and no app; make one with: ftx train, ftx merge")
     names = [*artifact.manifest["files"], MANIFEST]
     names += [RECEIPT] if (artifact.folder / RECEIPT).is_file() else []
     return Subject(artifact.folder, artifact.kind, tuple(sorted(names)), artifact)
+
+
+def _is_app(path: Path) -> bool:
+    """Whether the folder itself is one, whatever its folder `model` holds."""
+    if (path / MANIFEST).is_file():
+        return _kind(path) not in (None, *KINDS)
+    return any((path / start).is_file() for start in APP_STARTS)
 
 
 def _kind(path: Path) -> str | None:
@@ -157,7 +173,7 @@ def _kind(path: Path) -> str | None:
 
 def _app(folder: Path) -> Subject:
     names = sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file() or one.is_symlink())
-    return Subject(folder, "app", tuple(name for name in names if name != PUBLISHED), None)
+    return Subject(folder, "app", tuple(name for name in names if name not in (PUBLISHED, *OF_MODEL)), None)
 
 
 @contextmanager
@@ -173,13 +189,19 @@ def prepared(path: Path, publisher: Publisher, wish: Wish, *, dry: bool = False)
         )
     subject = subject_of(path)
     publisher = publisher.for_kind(subject.kind)
-    _admit(subject, publisher, wish)
+    try:
+        _admit(subject, publisher, wish)
+    except OSError as error:
+        raise StorageError(f"{error.filename} cannot be read: {error.strerror}; nothing was published") from None
+    model = carried(subject.folder, subject.names) if subject.kind == "app" else None
     if subject.kind == "app":
-        refuse_too_small(subject.folder, publisher.name, wish.hardware or getattr(publisher, "hardware", None))
+        refuse_too_small(subject.folder, publisher.name, _machine(publisher, wish))
     base = base_name(subject.artifact, wish.base) if subject.artifact else None
-    licence = choose(subject.artifact, base, wish.license, wish.license_agreed) if subject.artifact else None
+    licence = _licence(subject, base, model, wish)
     with _workshop(subject.folder) as out:
         files = render(subject, publisher, wish.repo, base, licence, out)
+        if model:
+            model.refuse_other(subject.folder, files)
         _check_rendered(subject, out, list(files), wish)
         message = f"{subject.kind} {wish.repo.partition('/')[2]}, by ftx"
         bundle = Bundle(out, files, subject.kind, message, settings=wish.settings)
@@ -208,6 +230,13 @@ def _admit(subject: Subject, publisher: Publisher, wish: Wish) -> None:
     read_published(subject.folder)
     if subject.artifact:
         gate.refuse_unproven(subject.artifact)
+
+
+def _licence(subject: Subject, base: str | None, model: Carried | None, wish: Wish) -> Licence | None:
+    """That of the model; None for an app that carries none. `base` is the base's name on a hub."""
+    if subject.artifact:
+        return choose(subject.artifact, base, wish.license, wish.license_agreed)
+    return choose(model.artifact, None, wish.license or model.licence, wish.license_agreed) if model else None
 
 
 def _check_rendered(subject: Subject, out: Path, names: Sequence[str], wish: Wish) -> None:
@@ -247,11 +276,14 @@ def _planned(
     left = _left_behind(subject)
     try:
         remote = publisher.listed(wish.repo)
-        refuse_missing_model(publisher, bundle.folder)
+        model = listed_model(publisher, bundle.folder)
     except HubError as error:
         if not dry:
             raise
         return Prepared(publisher, wish, subject, licence, bundle, None, list(bundle.files), left, error)
+    fetched = demand_of_listed(bundle.folder, model.files) if model else None
+    if fetched:
+        refuse_too_small(subject.folder, publisher.name, _machine(publisher, wish), fetched)
     there = {} if remote is None else {k: v for k, v in remote.files.items() if k not in publisher.keeps}
     send = [name for name, about in bundle.files.items() if name not in there or not about.same_as(there[name])]
     removed = sorted(set(there) - set(bundle.files))
@@ -263,7 +295,12 @@ def _planned(
                 "that is meant, or name another --repo"
             )
     bundle = replace(bundle, removed=removed)
-    return Prepared(publisher, wish, subject, licence, bundle, remote, send, left)
+    return Prepared(publisher, wish, subject, licence, bundle, remote, send, left, fetched=fetched)
+
+
+def _machine(publisher: Publisher, wish: Wish) -> str | None:
+    """What an app is to run on; None for what the hub gives."""
+    return wish.hardware or getattr(publisher, "hardware", None)
 
 
 def _refuse_foreign(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ftx.artifact import Artifact
+from ftx.contracts import RemoteFile
 from ftx.errors import ModelError, OutOfMemory
-from ftx.publish.footprint import GIB, Footprint, estimated, footprint, weighed
+from ftx.publish.footprint import GIB, Footprint, estimated, estimated_of_size, footprint, weighed
 from ftx.publish.hardware import Lent, Tier, hardware
 
 # As ftx's apps choose their place (deploy_templates/every_app/place.py): on a GPU with room for so much, in 4 bit with
@@ -19,6 +20,7 @@ ROOM = 1.2  # of the weights in 16 bit
 FOUR_BIT = 0.35
 GPU_AROUND = 0.5  # GiB of CUDA itself, by estimate
 BITS = (16, 8, 4)
+WEIGHTS = (".safetensors", ".bin")  # the first kind that is there
 UNASKED = 4 * GIB  # the largest model that is loaded to see what it takes without being asked to
 ANY = "any"  # what --hardware says so that no machine is looked at
 
@@ -122,10 +124,16 @@ class Demand:
             quick = f", on a GPU on {fast.name}" if fast and fast is not smallest else ""
             places.append(f"{one.hub}: it starts on {name}{quick}")
         return (
-            f"an app of it needs {told(self.start)} to start ({how}) and {told(self.kv)} for {self.concurrency} "
-            f"conversation{'s' * (self.concurrency > 1)} of {self.context:,} tokens, on a GPU {told(self.gpu())} (by "
+            f"an app of it needs {told(self.start)} to start ({how}){self._talk()}, on a GPU {told(self.gpu())} (by "
             f"estimate); {self._saving()}. {'; '.join(places)}"
         )
+
+    def _talk(self) -> str:
+        """Of a model that was not read it is not known."""
+        if not self.footprint.kv_per_token:
+            return ""
+        many = "s" * (self.concurrency > 1)
+        return f" and {told(self.kv)} for {self.concurrency} conversation{many} of {self.context:,} tokens"
 
     def _saving(self) -> str:
         sixteen, eight, four = (told(self.footprint.weights(bits)) for bits in BITS)
@@ -165,14 +173,29 @@ def demand_of_app(folder: Path) -> Demand | None:
         found = footprint(what, measure=estimated(what.model).settled <= UNASKED)
     except ModelError:  # its own environment may be able to load what ours cannot
         found = footprint(what, measure=False)
+    return Demand.of(found, four_bit=_packs(folder))
+
+
+def demand_of_listed(folder: Path, files: Mapping[str, RemoteFile]) -> Demand | None:
+    """What the app in `folder` asks for, given the files of the model that it fetches; None without weights."""
+    for ending in WEIGHTS:
+        if size := sum(about.size for name, about in files.items() if name.endswith(ending) and "/" not in name):
+            return Demand.of(estimated_of_size(size), four_bit=_packs(folder))
+    return None
+
+
+def _packs(folder: Path) -> bool:
+    """Whether the app can hold its model in 4 bit."""
     requirements = folder / "requirements.txt"
     text = requirements.read_text("utf-8", "replace") if requirements.is_file() else ""
-    four_bit = re.search(r"(?mi)^\s*bitsandbytes\b", text) is not None
-    return Demand.of(found, four_bit=four_bit)
+    return re.search(r"(?mi)^\s*bitsandbytes\b", text) is not None
 
 
-def told_of(folder: Path, hub: str, artifact: Artifact | None) -> dict[str, Any] | None:
-    """What an app asks for, or an app of the model `artifact` would, on that hub; None where nothing is known."""
+def told_of(folder: Path, hub: str, artifact: Artifact | None, fetched: Demand | None = None) -> dict[str, Any] | None:
+    """What an app asks for, or an app of the model `artifact` would, on that hub; None where nothing is known.
+
+    `fetched`: that of the model which an app fetches.
+    """
     lent = hardware().get(hub)
     if lent is None:
         return None
@@ -180,19 +203,22 @@ def told_of(folder: Path, hub: str, artifact: Artifact | None) -> dict[str, Any]
         if artifact:
             demand: Demand | None = Demand.of(footprint(weighed(folder, known=artifact), measure=False))
         else:
-            demand = demand_of_app(folder)
+            demand = fetched or demand_of_app(folder)
     except ModelError:
         return None
     return demand.as_event([lent]) if demand else None
 
 
-def refuse_too_small(folder: Path, hub: str, named: str | None) -> None:
-    """Raise OutOfMemory for an app that cannot start on the machine `named`, by default the one that the hub gives."""
+def refuse_too_small(folder: Path, hub: str, named: str | None, fetched: Demand | None = None) -> None:
+    """Raise OutOfMemory for an app that cannot start on the machine `named`, by default the one that the hub gives.
+
+    `fetched`: what it asks for with the model that it fetches.
+    """
     lent = hardware().get(hub)
     if lent is None or named == ANY:
         return
     known = {tier.name: tier for tier in lent.tiers}
     tier = lent.default if named is None else known.get(named)
-    demand = demand_of_app(folder) if tier else None
+    demand = (fetched or demand_of_app(folder)) if tier else None
     if tier and demand:
         demand.refuse(lent, tier)
