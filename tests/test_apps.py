@@ -278,7 +278,7 @@ def test_pictures_are_seen_as_by_ftx(vision_app: Path, app_code: Any, tmp_path: 
         path = tmp_path / f"{mode}.png"
         Image.effect_noise(size, 90).convert(mode).save(path)
         question = talk.question("What is it?", [path])
-        ids, seen = talk._shown([question])
+        ids, seen = talk.inputs([question])
         asked = app_code(vision_app, "history").message_of("user", {"text": "What is it?", "files": [str(path)]})
         theirs, pixels = model.ids([asked])
         assert [-200 if i == model.eyes.feature else i for i in theirs] == ids

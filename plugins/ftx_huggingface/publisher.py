@@ -160,6 +160,7 @@ class HuggingFace(Publisher):
         import httpx2
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
 
+        refuse_bad_proxies()
         try:
             yield
         except HfHubHTTPError as error:
@@ -168,9 +169,6 @@ class HuggingFace(Publisher):
             raise self._failed(repo, error) from None
         except OfflineModeIsEnabled:
             raise HubError("HF_HUB_OFFLINE forbids the network; unset it and run the same command again") from None
-        except (ImportError, httpx2.InvalidURL):  # of proxies
-            refuse_bad_proxies()
-            raise
         except (httpx2.HTTPError, ConnectionError) as error:
             raise unreachable(self.hub, _endpoint(), _line(error)) from None
         except OSError as error:

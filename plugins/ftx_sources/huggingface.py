@@ -76,6 +76,7 @@ class HuggingFace(Snapshot):
         import httpx2
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionResolutionError
 
+        addresses.refuse_bad_proxies()
         try:
             yield
         except HfHubHTTPError as error:
@@ -84,9 +85,6 @@ class HuggingFace(Snapshot):
             # The client looked into its cache after this failure and found nothing there.
             cause = error.__cause__
             raise (self._answered(cause) if isinstance(cause, HfHubHTTPError) else self._unreachable(error)) from None
-        except (ImportError, httpx2.InvalidURL):  # of proxies
-            addresses.refuse_bad_proxies()
-            raise
         except (httpx2.HTTPError, ConnectionError) as error:
             raise self._unreachable(error) from None
         except OSError as error:
