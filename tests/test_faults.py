@@ -458,6 +458,7 @@ def told_by(said: str, bench: Bench, folder: Path) -> str:
     for found, name in ((bench.server.url, "HOST"), (str(folder), "ARTEFACT")):
         told = told.replace(found, name)
     told = re.sub(r"port=\d+|127\.0\.0\.1:\d{4,}", "HOST", told)
+    told = re.sub(r"/\S+/(?=\w+\.pem)", "", told)
     return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "DATE", told)
 
 
