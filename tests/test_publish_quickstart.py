@@ -112,6 +112,13 @@ def hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     place.stop()
 
 
+def app_of(model: Path, hub: Place, revision: str, out: Path) -> None:
+    """An app that fetches the model, ann/cats, from the hub."""
+    pulled = {"model_hub": hub.name, "model_repo": "ann/cats", "model_revision": revision, "title": "Cats"}
+    settings = [word for name, value in pulled.items() for word in ("--set", f"{name}='{value}'")]
+    run("app", "new", "gradio_chat", "--model", model, "--target", hub.name, "--out", out, *settings)
+
+
 def test_adapter_model_and_app(ftx: Any, hub: Place, results: Path, tmp_path: Path) -> None:
     def published(folder: Path, repo: str, kind: str, *more: str) -> dict[str, Any]:
         hub.new(repo)
@@ -138,9 +145,7 @@ def test_adapter_model_and_app(ftx: Any, hub: Place, results: Path, tmp_path: Pa
     weights = (native / "model.safetensors").read_bytes()
     assert hub.files("ann/cats", "model")["model.safetensors"] == weights
     assert len(model["revision"]) == COMMIT
-    pulled = {"model_hub": hub.name, "model_repo": "ann/cats", "model_revision": model["revision"], "title": "Cats"}
-    settings = [word for name, value in pulled.items() for word in ("--set", f"{name}='{value}'")]
-    run("app", "new", "gradio_chat", "--model", native, "--target", hub.name, "--out", tmp_path / "app", *settings)
+    app_of(native, hub, model["revision"], tmp_path / "app")
     path = tmp_path / "app" / "settings.json"
     kept_settings = path.read_text("utf-8")
     for text, words in (("ann/cats", "ann/none"), (model["revision"], "0" * COMMIT)):
@@ -152,3 +157,26 @@ def test_adapter_model_and_app(ftx: Any, hub: Place, results: Path, tmp_path: Pa
     kept = json.loads(hub.files("ann/cats-app", "app")["settings.json"])
     assert (kept["model_repo"], kept["model_revision"]) == ("ann/cats", model["revision"])
     assert "model/model.safetensors" not in hub.files("ann/cats-app", "app")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("hub", ["huggingface"], indirect=True)
+def test_an_app_as_it_lies_on_the_hub_answers(
+    ftx: Any, hub: Place, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fetched anew and installed from its own requirements, it fetches the model and says what ftx says."""
+    native = Path(shutil.copytree(results / "native", tmp_path / "native"))
+    sent = ftx("publish", hub.name, native, "--repo", "ann/cats", "--base", BASE_NAME, "--yes", "--json")
+    assert sent.code == 0, sent.err
+    app_of(native, hub, sent.events[-1]["revision"], tmp_path / "app")
+    assert ftx("publish", hub.name, tmp_path / "app", "--repo", "ann/cats-app", "--yes").code == 0
+    fresh = tmp_path / "fresh"
+    for name, body in hub.files("ann/cats-app", "app").items():
+        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / name).write_bytes(body)
+    shutil.rmtree(native)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    result = ftx("app", "check", fresh, "--json")
+    assert result.code == 0, result.err
+    assert result.events and not any(event["problem"] for event in result.events)
