@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftx.apps.near_tie import as_good
 from ftx.apps.probes import PROBES, prompt_ids
 from ftx.apps.serve import app_manifest, asked, running
 from ftx.checkpoint_files import read_json
 from ftx.errors import RecipeError, VerificationError
+from ftx.export.verify import first_difference
 
 if TYPE_CHECKING:
     from ftx.plugins import Registry
@@ -60,46 +62,12 @@ def _compared(probe: dict[str, Any], said: dict[str, Any], folder: Path, most: i
         ids, expected = prompt_ids(talk, said["prompt"], system), _answer(talk, said["prompt"], system, most)
     problem = None
     if said["prompt_ids"] is not None and said["prompt_ids"] != ids:
-        at = next(
-            (i for i, (a, b) in enumerate(zip(said["prompt_ids"], ids, strict=False)) if a != b),
-            min(len(ids), len(said["prompt_ids"])),
-        )
+        at = first_difference(said["prompt_ids"], ids)
         problem = f"the prompt's token ids differ from ftx's, first at place {at}"
-    elif said["answer"] != expected and not _as_good(folder, probe, said, expected, most, registry):
+    elif said["answer"] != expected and not as_good(folder, probe, said, expected, most, registry):
         problem = f"the app answers {said['answer']!r}, ftx {expected!r}"
     way = "page" if (folder / "page.py").is_file() else "http"  # Streamlit's has no interface for programs
     return Compared(probe["question"], way, expected, said["answer"], problem)
-
-
-def _as_good(
-    folder: Path, probe: dict[str, Any], said: dict[str, Any], expected: str, most: int, registry: Registry
-) -> bool:
-    """Whether the answers differ in a choice between words that to the model were as good, as `ftx verify` has it.
-
-    An app on a GPU computes in 16 bit, and what is expected may have been in 32.
-    """
-    from ftx.export.forms import Form, Said, load
-    from ftx.export.probes import Probe
-    from ftx.export.verify import Trained, compare, tolerance_of
-    from ftx.plan import find_family, generation_eos
-
-    model = folder / "model"
-    if not model.is_dir():
-        return False
-    image = str(folder / probe["image"]) if probe["image"] else None
-    asked = [Probe((said["prompt"],), probe["system"], image)]
-    family = find_family({"name": "auto"}, model, registry)
-    form = load("ftx", family, model, folder)
-    trained = Trained.of(form, generation_eos(model), asked, most, tolerance_of(family, model))
-
-    class Told(Form):
-        def __init__(self, text: str) -> None:
-            self.name, self.text = "app", text
-
-        def say(self, probe: Probe, max_new_tokens: int) -> Said:
-            return Said(self.text, trained.said[0].stopped)  # an app does not tell how it ended
-
-    return all(compare(trained, Told(text)).passed for text in (expected, said["answer"]))
 
 
 def _talk(folder: Path, registry: Registry) -> Talk:

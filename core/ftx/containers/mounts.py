@@ -245,7 +245,8 @@ def make_folders(paths: list[Path], user: tuple[int, int]) -> None:
     for path in reversed(paths):
         try:
             path.mkdir()
-            None if ours else os.chown(path, *user)
+            if not ours:
+                os.chown(path, *user)
         except OSError as error:
             raise RecipeError(f"{path} cannot be made: {error.strerror}; name another place with --out") from None
 

@@ -119,7 +119,7 @@ def _prompt_problem(tokenizer: Tokenizer, expected: Said, said: Said) -> str | N
         return None
     if said.prompt is None:
         return _length_problem(len(expected.prompt), said.length)
-    at = _first_difference(expected.prompt, said.prompt)
+    at = first_difference(expected.prompt, said.prompt)
     return (
         f"the prompt differs from token {at + 1} on: {_word(tokenizer, said.prompt, at)} where training had "
         f"{_word(tokenizer, expected.prompt, at)}: another template, system prompt or tokenizer"
@@ -163,7 +163,7 @@ def _text_problem(finding: Finding, trained: Trained, expected: Said, said: Said
     ours, theirs = expected.ids or [], said.ids
     if theirs is None:  # a server tells text alone
         ours, theirs = tokenizer.encode_text(expected.text), tokenizer.encode_text(said.text)
-    at = _first_difference(ours, theirs)
+    at = first_difference(ours, theirs)
     if at < len(ours) and at < len(theirs):
         words = f"{_word(tokenizer, theirs, at)} where training says {_word(tokenizer, ours, at)}"
         sentence = f"the answer differs from token {at + 1} on: {words}"
@@ -186,7 +186,8 @@ def _goes_on(expected: Said, said: Said) -> bool:
     return expected.stopped and not said.stopped and said.text.startswith(expected.text)
 
 
-def _first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int:
+def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """The first place at which two lists differ, or at which the shorter ends."""
     pairs = enumerate(zip(ours, theirs, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
 
