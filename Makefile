@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.run-ready
 TEST := $(VENV)/.test-ready
 # Two test processes with two threads each would fight for the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -q
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -q
 
 .PHONY: quickstart test test-all lint types help-time base vision-base clean \
 	image-cpu image-cuda image-serve image-app image-xtuner image-locks

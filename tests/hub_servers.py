@@ -62,6 +62,7 @@ class Handler(BaseHTTPRequestHandler):
     """What the servers share: answers, and half answers."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a head that waits for its body costs each answer up to 40 ms
     server: Hub
 
     def log_message(self, format: str, *arguments: Any) -> None:

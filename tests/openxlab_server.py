@@ -37,11 +37,12 @@ class OpenXLabServer(ThreadingHTTPServer):
         self.sets: dict[str, dict[str, bytes]] = {}
         self.forgets = False  # says that a repository was made, and has none
         self.spoils = False  # gives other bytes than it lists
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
 
 class OpenXLabHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: OpenXLabServer
 
     def log_message(self, format: str, *arguments: Any) -> None:

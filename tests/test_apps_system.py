@@ -45,10 +45,17 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def python(apps: dict[str, Path]) -> Any:
-    """The interpreter of an app's own fresh environment; FTX_APP_PYTHON names one that has all requirements."""
+def python(apps: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The interpreter of an app's own fresh environment; FTX_APP_PYTHON names one that has all requirements.
+
+    An environment takes 1.5 GB: all workers share one.
+    """
     named = os.environ.get("FTX_APP_PYTHON")
-    return lambda name: app_python(apps[name], Path(named) if named else None, print)
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "environments"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FTX_ENVIRONMENTS", str(shared))
+        yield lambda name: app_python(apps[name], Path(named) if named else None, print)
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import TINY, chat, write_rows
+from forked import Forked
 from ftx.data.cache import cache_root, cached
 from ftx.data.load import prepare
 from ftx.data.named import named_templates
@@ -75,12 +73,11 @@ def test_a_damaged_folder_is_made_anew(name: str, how: str, rows: Path, cache: P
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 
 
-def test_processes_that_ask_at_once_get_one_folder(rows: Path, cache: Path) -> None:
+def test_processes_that_ask_at_once_get_one_folder(rows: Path, cache: Path, tmp_path: Path) -> None:
     program = "import test_cache, pathlib, sys; print(test_cache.made(pathlib.Path(sys.argv[1])))"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, "-c", program, str(rows)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)]
-    told = [process.communicate(timeout=120)[0] for process in running]
+    running = [Forked(program, rows, said=tmp_path / f"said{i}") for i in range(3)]
+    told = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
     assert len(set(told)) == 1
     assert [path.name for path in cache.iterdir() if not path.name.startswith(".")] == [Path(told[0].strip()).name]
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from conftest import write_rows
+from conftest import short_pauses, write_rows
 from ftx import DataError, DataSource, FtxError, HubError, RecipeError, RowError
 from ftx.errors import StorageError
 from ftx.git_token import ASKPASS, for_command, own_environment
@@ -84,7 +84,7 @@ def _huggingface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's pauses between attempts
+    short_pauses(monkeypatch)
     server = Hub(HuggingFaceHandler)
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     return Remote(HuggingFace, server, tmp_path / "cache", "main", "HF_TOKEN")

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from conftest import short_pauses
 from ftx.artifact import Artifact
 from hub_publishing import Fault, HuggingFaceWriter, ModelScopeWriter, Publishing, gradio_app, xet_files
 from hub_servers import TOKEN
@@ -59,7 +60,7 @@ def _huggingface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's pauses between attempts
+    short_pauses(monkeypatch)
     server = Publishing(HuggingFaceWriter)
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     return Place(server, "huggingface", "main", "HF_TOKEN")
@@ -69,7 +70,7 @@ def _modelscope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     pytest.importorskip("modelscope_hub")
     monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "elsewhere"))
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    short_pauses(monkeypatch)
     server = Publishing(ModelScopeWriter)
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
     return Place(server, "modelscope", "master", "MODELSCOPE_API_TOKEN")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conftest import write_rows
+from conftest import short_pauses, write_rows
 from hub_publishing import HuggingFaceWriter, Publishing
 from hub_servers import TOKEN
 from lfs_server import LfsHost
@@ -64,7 +64,7 @@ def _huggingface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     for name, value in {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    short_pauses(monkeypatch)
     hub = Publishing(HuggingFaceWriter)
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -177,6 +177,7 @@ def test_an_app_as_it_lies_on_the_hub_answers(
     shutil.rmtree(native)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FTX_ENVIRONMENTS", str(tmp_path / "environments"))  # 5 GB, which go with the test
     result = ftx("app", "check", fresh, "--json")
     assert result.code == 0, result.err
     assert result.events and not any(event["problem"] for event in result.events)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from forked import Forked
 from ftx.run import checkpoints_in, events, losses
 
 # Runs `ftx` with a plugin whose body the test gives; `step` is the step just done.
@@ -37,15 +38,10 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
-def start(body: str, *arguments: object) -> subprocess.Popen[str]:
+def start(body: str, *arguments: object) -> Forked:
     program = PROGRAM.format(body=textwrap.indent(textwrap.dedent(body).strip(), " " * 8))
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
+    out = Path(str(arguments[arguments.index("--out") + 1]))
+    return Forked(program, *arguments, said=out.with_name("said"))
 
 
 def flags(model: Path, data: Path, out: Path) -> list[object]:
@@ -70,7 +66,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, 
     folder = tmp_path_factory.mktemp("unbroken")
     data = write_rows(folder / "rows.jsonl", 12)
     process = start("pass", *flags(TINY, data, folder / "run"))
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate()
     assert process.returncode == 0, err
     return data, losses(folder / "run")
 
@@ -84,7 +80,7 @@ def test_a_signal_saves_a_checkpoint_and_exits_6(
     process = start("time.sleep(2 if step == 3 else 0)", *flags(tiny, data, out))
     wait_for_step(out, 3)
     process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate()
     assert process.returncode == 6
     assert "stopped after step 3 of 6; go on with --resume auto" in err
     assert ftx(*flags(tiny, data, out), "--resume", "auto").code == 0
@@ -94,7 +90,7 @@ def test_a_signal_saves_a_checkpoint_and_exits_6(
 def test_a_second_sigterm_asks_for_nothing_more(tiny: Path, tmp_path: Path, rows: Path) -> None:
     twice = "import signal; [signal.raise_signal(signal.SIGTERM) for _ in range(2 * (step == 3))]"
     process = start(twice, *flags(tiny, rows, tmp_path / "run"))
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate()
     assert (process.returncode, "go on with --resume auto" in err) == (6, True), err
 
 
@@ -136,7 +132,7 @@ def test_a_write_that_fails_keeps_the_old_checkpoint(
     out = tmp_path / "run"
     body = "if step == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))"
     process = start(body, *flags(tiny, data, out))
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate()
     assert process.returncode == 10
     assert "step-00000004 could not be written" in err
     assert "Traceback" not in err
@@ -154,7 +150,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(ftx: Any, tiny: Path, tmp_path: Pa
     try:
         arguments = [*flags(tiny, rows, disk / "run"), "--set", "train.keep_checkpoints=9"]
         process = start("pass", *arguments)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate()
         assert process.returncode == 10, err
         assert "No space left on device" in err
         (newest,) = checkpoints_in(disk / "run")[-1:]

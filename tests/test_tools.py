@@ -155,7 +155,7 @@ class _Serper(BaseHTTPRequestHandler):
 @pytest.fixture
 def serper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with HTTPServer(("127.0.0.1", 0), _Serper) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         monkeypatch.setattr(web, "ADDRESS", f"http://127.0.0.1:{server.server_port}/search")
         yield
