@@ -25,6 +25,8 @@ ASKED = {"questions": ["What is 1?", "你好"], "every": 2, "max_new_tokens": 6}
         {"method": {"name": "qlora"}},
         {"method": {"name": "qlora"}, "train__adapters": "plain", "train__attention": "sdpa"},
         {"method": {"name": "qlora", "bits": 8}},
+        {"method": {"name": "qlora", "quantize_head": True}},
+        {"method": {"name": "qlora", "bits": 8, "quantize_head": True}},
         {"method": {"name": "qlora", "bits": 8}, "train__adapters": "plain", "train__attention": "sdpa"},
         {"method": {"name": "full"}, "train__memory": "balanced"},
     ],

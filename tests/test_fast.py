@@ -14,7 +14,9 @@ from ftx.fast import attention
 from ftx.fast.head import HeadLoss
 from ftx.fast.install import _Copies, _How, install
 from ftx.fast.recompute import recompute
-from ftx.fast.weight import dense, stored_as
+from ftx.fast.weight import dense, dense_rows, stored_as
+from ftx.few_bits import hold_embedding
+from ftx.train.loss import ends_in_head
 from ftx_internlm2.family import InternLM2
 from ftx_methods.lora import QLoRA
 
@@ -106,7 +108,7 @@ def test_only_what_has_another_precision_is_copied() -> None:
     parameter = torch.nn.Parameter(torch.randn(3, 4))
     for dtype, shared in ((torch.float32, True), (torch.bfloat16, False)):
         copies = _Copies(dtype)
-        low = _How(dtype, "auto", copies, False).low(parameter)
+        low = _How(dtype, "auto", copies, None).low(parameter)
         assert low is not None
         parameter.data = torch.randn(3, 4)  # as where a model is wrapped for several processes
         copies.refresh()
@@ -201,16 +203,55 @@ def test_windows_are_kept() -> None:
 def test_the_heads_loss_and_gradients(at_once: int, trained: bool) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(10, 6, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(30, 6, dtype=torch.float64, requires_grad=trained)
+    head = torch.nn.Linear(6, 30, bias=False, dtype=torch.float64).requires_grad_(trained)
+    weight = head.weight
     targets = torch.randint(0, 30, (10,))
     plain = torch.nn.functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum") / 7
     expected = torch.autograd.grad(plain, [hidden, weight] if trained else [hidden])
-    ours = HeadLoss.apply(hidden, weight, targets, at_once) / 7
+    ours = HeadLoss.apply(hidden, head, weight, targets, at_once) / 7
     assert abs(ours.item() - plain.item()) < 1e-6
     for found, wanted in zip(
         torch.autograd.grad(ours, [hidden, weight] if trained else [hidden]), expected, strict=True
     ):
         assert torch.allclose(found, wanted, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4", "nf4 nested"])
+def test_a_head_in_few_bits_is_made_dense_a_part_at_a_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    torch.manual_seed(0)
+    whole = torch.nn.Linear(64, 1100, bias=False)
+    held: Any = Linear8bitLt(64, 1100, bias=False, has_fp16_weights=False)
+    if kind != "int8":
+        held = Linear4bit(64, 1100, bias=False, quant_type="nf4", compress_statistics="nested" in kind)
+    held.load_state_dict(whole.state_dict())
+    held = held.to("cpu")
+    weight = dense(held, torch.float32)[0]
+    assert 0 < float((weight - whole.weight.detach()).norm()) < 0.15 * float(weight.norm())
+    for start, stop in ((0, 256), (256, 1024), (1024, 1100), (0, 1100), (3, 77)):
+        assert torch.equal(dense_rows(held, torch.float32, start, stop), weight[start:stop])
+    monkeypatch.setattr("ftx.fast.head.WORDS", 256)
+    whole.weight.data = weight
+    results = []
+    for head in (whole.requires_grad_(False), held):
+        hidden = torch.randn(10, 64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        loss = HeadLoss.apply(hidden, head, head.weight, torch.arange(10) * 110, 4)
+        results.append((loss.detach(), *torch.autograd.grad(loss, hidden)))
+    for expected, found in zip(*results, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("targets", [["q_proj"], ["q_proj", "lm_head"]])
+def test_a_head_in_few_bits_gives_way_to_the_loss_where_no_adapter_stands_on_it(
+    bits: int, targets: list[str], tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "head_dim": 16, "vocab_size": 96}
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4)).save_pretrained(tmp_path)
+    quantization = QLoRA(bits=bits, quantize_head=True).quantization(torch.float32, InternLM2())
+    held = LlamaForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, dtype=torch.float32)
+    assert ends_in_head(adapted(held, targets).train()) == (targets == ["q_proj"])
 
 
 @pytest.mark.parametrize("lora_dropout", [0.0, 0.2])
@@ -311,6 +352,11 @@ def test_the_embedding_waits_in_host_memory_where_it_can() -> None:
 
     assert _to_host(model_of(torch.float32)) is not None
     assert _to_host(model_of(torch.float32, tie_word_embeddings=True)) is None
+    model = model_of(torch.float32)
+    hold_embedding(model)
+    expected = model.get_input_embeddings()(torch.arange(80))
+    found = _to_host(model)
+    assert found is not None and torch.equal(found, expected)
 
 
 @pytest.fixture(scope="module")
@@ -366,6 +412,40 @@ def test_int8_layers_without_adapters_are_made_dense_too(base: Path) -> None:
     agree_over(base, 8, "split", ["v_proj"], training=False)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 0.1, 10.0])
+def test_factors_behind_8_bit_weights_are_rounded_as_these_are(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large B is, and small ones no worse than beside them; the GPU's product is made in float32 here, of
+    numbers that are rounded as there."""
+    from ftx.fast import eight
+    from ftx.fast.eight_adapters import Adapters
+    from ftx.fast.products import Piece, parts_of
+
+    def product(x: torch.Tensor, x_scale: Any, weight: torch.Tensor, scale: Any, dtype: Any) -> torch.Tensor:
+        return (x.float() * x_scale) @ (weight.float() * scale.t()).t()
+
+    monkeypatch.setattr(eight, "_product", product)
+    torch.manual_seed(0)
+    weight, x, dy = torch.randn(96, 128) * 0.02, torch.randn(50, 128), torch.randn(50, 96)
+    weight[7] = 0
+    a, b = torch.rand(8, 128) * 0.1 - 0.05, torch.randn(96, 8) * size
+    whole = weight + 2 * b @ a
+    errors = []
+    for behind in (False, True):
+        layer, adapters = torch.nn.Linear(128, 96, bias=False), Adapters()
+        layer.weight.data = weight.clone()
+        piece = Piece(layer, 2.0, "split", None, lambda: a, lambda: b)
+        held = eight.Weights.of([layer], adapters.columns([piece]) if behind else None)
+        adapters.refresh()
+        (y,), dx = held.product([piece], x).ys, held.input_gradient(parts_of([piece], [dy], [None]), [dy])
+        exact = x @ whole.t(), dy @ whole
+        errors.append(
+            [float((found - right).norm() / right.norm()) for found, right in zip((y, dx), exact, strict=True)]
+        )
+    assert max(errors[1]) < 0.05
+    if size <= 1e-3:  # of larger ones what they make of an input is as large as what the weight does
+        assert all(ours < 1.2 * theirs for ours, theirs in zip(errors[1], errors[0], strict=True)), errors
+
+
 @pytest.mark.parametrize("lora_dropout", [0.0, 0.3])
 def test_products_in_8_bits_have_the_gradients_of_their_weights(
     lora_dropout: float, monkeypatch: pytest.MonkeyPatch
@@ -378,8 +458,13 @@ def test_products_in_8_bits_have_the_gradients_of_their_weights(
         return tuple(given.copy_(one) for given, one in zip((dh, gate, up), made, strict=True))
 
     monkeypatch.setattr(eight, "fits", lambda layers: all(layer.bias is None for layer in layers))
-    monkeypatch.setattr(eight, "eight_bits", lambda x: (x, x.new_ones(len(x), 1)))
-    monkeypatch.setattr(eight, "_product", lambda x, weight, scale: x @ weight.t())
+
+    def whole(xs: list[torch.Tensor], beside: Any = None, *, room: int = 0, least: float = 0) -> Any:
+        behind = xs[0].new_zeros(len(xs[0]), room) if beside is None else beside[0] * beside[1]
+        return torch.cat([*xs, behind], dim=1), xs[0].new_ones(len(xs[0]), 1)
+
+    monkeypatch.setattr(eight, "eight_bits", whole)
+    monkeypatch.setattr(eight, "_product", lambda x, x_scale, weight, weight_scale, dtype: x @ weight.t())
     monkeypatch.setattr(eight, "gated_backward", in_place)
     results = []
     for ours in (False, True):
@@ -387,6 +472,8 @@ def test_products_in_8_bits_have_the_gradients_of_their_weights(
         taken = install(model, torch.float64, "split", eight_bits=ours)
         assert taken.get("eight") == (3 * len(ALL) if ours else None)
         recompute(model)
+        with torch.inference_mode():  # as a question asked before the first step
+            model(input_ids=torch.tensor([[1, 2]]))
         torch.manual_seed(3)
         results.append((step(model), gradients(model)))
     assert torch.allclose(results[0][0], results[1][0], rtol=1e-12)

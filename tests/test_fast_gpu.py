@@ -56,6 +56,33 @@ def test_kernels_are_what_torch_computes() -> None:
     assert apart(folded, weight.double() + 0.5 * b.double() @ a.double()) < 3e-3
 
 
+def test_rows_in_8_bits_and_what_stands_behind_them() -> None:
+    torch.manual_seed(0)
+    wide = torch.randn(70, 3 * 208, device="cuda", dtype=torch.bfloat16)
+    xs = [wide[:, :208], torch.randn(70, 96, device="cuda", dtype=torch.bfloat16), wide[:, 300:464]]
+    side, times = torch.randn(70, 48, device="cuda", dtype=torch.bfloat16), torch.rand(48, device="cuda") + 0.5
+    for given, beside in ((xs, (side, times)), (xs[:2], None), (xs[:1], (side, times)), (xs[:1], None)):
+        small, scale = kernels.eight_bits(given, beside)
+        there = None if beside is None else (beside[0].cpu(), beside[1].cpu())
+        expected, of_rows = kernels.eight_bits([x.cpu() for x in given], there)
+        assert torch.allclose(scale.cpu(), of_rows, rtol=1e-6)
+        assert (small.cpu().float() - expected.float()).abs().max() <= 32  # a step of the largest numbers
+        assert ((small.cpu().float() - expected.float()) != 0).float().mean() < 1e-3
+    small, _ = kernels.eight_bits(xs[:1], room=32)
+    assert not small[:, 208:].float().any()
+
+    factors = [torch.randn(100, 16, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    factors.append(torch.randn(8, 100, device="cuda", dtype=torch.bfloat16).t())
+    behind = [torch.zeros(100, 64, device="cuda", dtype=torch.uint8).view(torch.float8_e4m3fn) for _ in range(2)]
+    scale, times = torch.rand(100, device="cuda") + 0.1, torch.rand(16, device="cuda") + 0.5
+    for into, write in zip(behind, (kernels.place, lambda all_placed: kernels.placing(all_placed)()), strict=True):
+        starts = zip(factors, (3, 19, 35, 51), strict=True)
+        write([kernels.Placed(f, scale, times[: f.shape[1]], into[:, at : at + f.shape[1]], 0.3) for f, at in starts])
+    assert torch.equal(*(into.view(torch.uint8) for into in behind))
+    expected = torch.cat([0.3 * f.float() / scale[:, None] / times[: f.shape[1]] for f in factors], dim=1)
+    assert apart(behind[0][:, 3:59].float(), expected) < 0.04
+
+
 def batch_of(lengths: list[int], seed: int = 0) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, 1000, (1, sum(lengths)), generator=generator)

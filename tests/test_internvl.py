@@ -90,7 +90,8 @@ def test_each_style_learns_by_each_method(
     assert before.keys() == after.keys()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == ({"mlp1"} if method == "projector" else {"mlp1", "language_model"})
-    said = ftx("chat", "run/merged", "--once", "What?", "--image", tmp_path / "data" / "0.png", "--json")
+    picture = ["--image", tmp_path / "data" / "0.png"]
+    said = ftx("chat", "run/merged", "--once", "What?", *picture, "--max-new-tokens", 8, "--json")
     assert said.code == 0, said.err
 
 
@@ -112,6 +113,7 @@ TOWER = r"(attention\.([qkv]_proj|projection_layer)|mlp\.fc[12])\.lora_[AB]\.def
         ({"name": "lora", "vision": "full"}, {"language": LORA, "projector": ".*", "vision": ".*"}),
         ({"name": "lora", "targets": ["q_proj"]}, {"language": r".*q_proj\.lora_[AB].*", "projector": ".*"}),
         ({"name": "qlora"}, {"language": LORA, "projector": ".*"}),
+        ({"name": "qlora", "quantize_head": True}, {"language": LORA, "projector": ".*"}),
         ({"name": "projector"}, {"projector": ".*"}),
         ({"name": "full"}, {"language": ".*", "projector": ".*", "head": ".*"}),
         ({"name": "full", "vision": "full"}, {"language": ".*", "projector": ".*", "vision": ".*", "head": ".*"}),
@@ -187,28 +189,27 @@ def test_packed_rows_with_pictures_see_only_themselves(folders: dict[str, Path],
     assert all(torch.allclose(one[name], two[name], atol=2.1e-3) for name in one)
 
 
-def test_mixed_rows_on_two_processes(folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.system  # takes long: three processes that import torch
+def test_mixed_rows_on_two_processes(ftx: Callable[..., Result], folders: dict[str, Path], tmp_path: Path) -> None:
     """Micro-batches of one row, so that one process has a picture where the other has none; equal to one process."""
     rows = write_picture_rows(tmp_path / "data", 8, text_every=2)
-    curves = []
-    for world in (1, 2):
-        out = tmp_path / f"run{world}"
-        given = [
-            *flags(folders["300m"], rows, "lora", "--out", out, "--set", "method.vision=lora"),
-            *("--max-steps", 3, "--global-batch-size", 4, "--micro-batch-size", 1, "--set", "method.dropout=0"),
-        ]
-        launch = (
-            [] if world == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
-        )
-        path = os.pathsep.join(str(Path(p).resolve()) for p in sys.path if p)
-        subprocess.run(
-            [sys.executable, *launch, "-m", "ftx", "train", *map(str, given)],
-            check=True,
-            timeout=240,
-            capture_output=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        curves.append(list(losses(out).values()))
+    given = [
+        *flags(folders["300m"], rows, "lora", "--set", "method.vision=lora"),
+        *("--max-steps", 3, "--global-batch-size", 4, "--micro-batch-size", 1, "--set", "method.dropout=0"),
+    ]
+    one, two = tmp_path / "one", tmp_path / "two"
+    result = ftx("train", *given, "--out", one)
+    assert result.code == 0, result.err
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    path = os.pathsep.join(str(Path(p).resolve()) for p in sys.path if p)
+    subprocess.run(
+        [sys.executable, *launch, "-m", "ftx", "train", *map(str, given), "--out", two],
+        check=True,
+        timeout=240,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    curves = [list(losses(out).values()) for out in (one, two)]
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 

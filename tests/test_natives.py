@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from conftest import TINY, write_rows
@@ -236,6 +237,25 @@ def test_a_model_whose_weights_bitsandbytes_turns_is_not_tuned_over_four_bits(ft
     result = ftx("plan", "--model", model, "--data", data, "--method", "qlora", "--max-length", 128)
     assert result.code == 2
     assert "method: 'qlora' cannot give the weights of a GPT2LMHeadModel back; use lora" in result.err
+
+
+def test_a_head_that_is_the_embedding_is_not_quantised(ftx: Any, tmp_path: Path) -> None:
+    model = make("qwen2", tmp_path / "qwen2", tie_word_embeddings=True)
+    flags = ["--method", "qlora", "--set", "method.quantize_head=true", "--max-length", 128]
+    result = ftx("plan", "--model", model, "--data", write_rows(tmp_path / "rows.jsonl", 2), *flags)
+    assert result.code == 2
+    assert "method.quantize_head: the head is the embedding in this model; leave it out" in result.err
+
+
+def test_nor_is_one_whose_file_holds_a_copy_of_it(ftx: Any, tmp_path: Path) -> None:
+    model = make("qwen2", tmp_path / "qwen2", tie_word_embeddings=True)
+    weights = load_file(model / "model.safetensors")
+    copy = {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}
+    save_file({**weights, **copy}, model / "model.safetensors", {"format": "pt"})
+    flags = ["--method", "qlora", "--set", "method.quantize_head=true", "--max-length", 128]
+    result = ftx("train", "--model", model, "--data", write_rows(tmp_path / "rows.jsonl", 2), *flags)
+    assert result.code == 2
+    assert "method.quantize_head: the head is the embedding in this model; leave it out" in result.err
 
 
 def changed(folder: Path, **values: Any) -> Path:

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from conftest import Result
-from ftx import ModelError
+from ftx import ModelError, few_bits
 from ftx.data.template import IMAGE_ID
 from ftx.export.weights import export_weights
+from ftx.fast.weight import dense, stored_as
 from ftx.run import losses
 from ftx_transformers.modeling import prove_sight
 from ftx_transformers.pictures import NativePictures
@@ -112,6 +113,21 @@ def test_an_unknown_kind_is_proven_as_it_is_loaded(folders: dict[str, Path]) -> 
         prove_sight(model, Brighter)
 
 
+@pytest.mark.parametrize("with_head", [False, True])
+def test_the_proof_leaves_weights_in_4_bits_as_they_are(
+    with_head: bool, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = FAMILY.for_folder(folders["llava"])
+    how = few_bits.quantization(4, torch.float32, family, with_head=with_head)
+    found = []
+    for known in (("llava",), ()):
+        monkeypatch.setattr("ftx_transformers.seeing.KNOWN", known)
+        held: Any = family.load(folders["llava"], dtype=torch.float32, device="cpu", attention="sdpa", quantization=how)
+        layers = [layer for layer in held.modules() if stored_as(layer) == "nf4"]
+        found.append([dense(layer, torch.float32)[0] for layer in layers])
+    assert found[0] and all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("name", ["llava", "llava_siglip", "aya_vision", "gemma3"])
 def test_places_and_pixels_are_those_of_the_processor(name: str, folders: dict[str, Path]) -> None:
     """Against the processor's own call on each picture, tokens around it included."""
@@ -190,7 +206,8 @@ def test_each_kind_is_found_tuned_merged_and_asked(
     assert all("_proj" in key or "projector" in key for key in changed)
     assert not any("vision_tower" in key or "vision_model" in key for key in changed)
     assert {"layers" in key for key in changed} == {True, False}
-    said = ftx("chat", "run/merged", "--once", "What?", "--image", tmp_path / "data" / "0.png", "--json")
+    picture = ["--image", tmp_path / "data" / "0.png"]
+    said = ftx("chat", "run/merged", "--once", "What?", *picture, "--max-new-tokens", 8, "--json")
     assert said.code == 0, said.err
 
 

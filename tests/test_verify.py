@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from ftx.artifact import RECEIPT, Artifact, seal
 from ftx.console import Console
 from ftx.data.conversation import Message
 from ftx.errors import HubError, VerificationError
+from ftx.export import proof
 from ftx.export.forms import Endpoint, Said
 from ftx.export.merge import merge
 from ftx.export.probes import Probe
@@ -49,9 +51,33 @@ def tuned(folder: Path, **options: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA run over the quickstart's base, and its merged model."""
-    return tuned(tmp_path_factory.mktemp("verify"))
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A LoRA run over the quickstart's base, and its merged model.
+
+    What training left in it is asked once for all tests that ask it the same: none of them changes it.
+    """
+    run = tuned(tmp_path_factory.mktemp("verify"))
+    reference = proof._reference
+    known: dict[Any, Any] = {}
+
+    def asked(subject: proof.Subject, probes: Any, max_new_tokens: int, places: Path) -> Any:
+        if run not in subject.folder.parents:
+            return reference(subject, probes, max_new_tokens, places)
+        key = subject.folder, tuple(one.key for one in probes or ()), max_new_tokens
+        if key not in known:
+            known[key] = reference(subject, probes, max_new_tokens, places)
+        trained, finding = known[key]
+        return trained, deepcopy(finding)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "_reference", asked)
+        yield run
+
+
+@pytest.fixture(scope="module")
+def few_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same by QLoRA."""
+    return tuned(tmp_path_factory.mktemp("few-bits"), method={"name": "qlora"})
 
 
 def problems(run: Path, other: object) -> str:
@@ -314,8 +340,8 @@ def test_other_words_of_a_rounded_server_are_told_alone(
     assert sentence in "\n".join(finding.notes if passes else finding.problems)
 
 
-def test_qlora_is_merged_as_training_saw_its_base(tmp_path: Path, ftx: Callable[..., Any]) -> None:
-    run = tuned(tmp_path, method={"name": "qlora"})
+def test_qlora_is_merged_as_training_saw_its_base(few_bits: Path, tmp_path: Path, ftx: Callable[..., Any]) -> None:
+    run = shutil.copytree(few_bits, tmp_path / "run")
     metrics = Artifact.open(run / "merged").manifest["metrics"]
     assert metrics["max_logit_difference"] < 0.2 * metrics["max_logit_difference_of_stored_base"]
     result = ftx("verify", run, "--json")
@@ -349,6 +375,21 @@ def test_a_base_in_8_bits_is_trained_merged_verified_and_asked(tmp_path: Path, f
     said = [ftx("chat", run, "--once", "What is 3?", *bits) for bits in ((), ("--bits", "8"))]
     assert [one.code for one in said] == [0, 0]
     assert said[0].out == said[1].out
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_head_in_few_bits_too_is_merged_as_training_saw_it(
+    bits: int, tmp_path: Path, ftx: Callable[..., Any]
+) -> None:
+    run = tuned(tmp_path, method={"name": "qlora", "bits": bits, "quantize_head": True})
+    ours, base = load_file(run / "merged" / "model.safetensors"), load_file(BASE / "model.safetensors")
+    for name in ("output.weight", "model.tok_embeddings.weight"):
+        off = float((ours[name].float() - base[name].float()).norm() / base[name].float().norm())
+        assert 0.001 < off < (0.13 if name == "output.weight" and bits == 4 else 0.02)
+    result = ftx("verify", run, "--json")
+    found = {event["form"]: event["max_logit_difference"] for event in result.events}
+    assert (result.code, len(found)) == (0, 4), result.err
+    assert found["the trainer's model"] < 1e-3 * found["adapter on the base as stored"]
 
 
 @pytest.mark.parametrize(
@@ -435,9 +476,10 @@ def test_a_template_without_system_messages_trains_merges_and_verifies(tmp_path:
     assert receipt is not None and all(probe.system is None for probe in receipt.probes)
 
 
-def test_a_merge_into_the_stored_base_is_told_and_not_refused(tmp_path: Path, ftx: Callable[..., Any]) -> None:
-    run = tuned(tmp_path, method={"name": "qlora"})
-    shutil.rmtree(run / "merged")
+def test_a_merge_into_the_stored_base_is_told_and_not_refused(
+    few_bits: Path, tmp_path: Path, ftx: Callable[..., Any]
+) -> None:
+    run = shutil.copytree(few_bits, tmp_path / "run", ignore=shutil.ignore_patterns("merged"))
     assert ftx("merge", run, "--into", "stored").code == 0
     result = ftx("verify", run, "--json")
     assert result.code == 0, result.err
@@ -469,7 +511,7 @@ def test_a_server_that_speaks_otherwise_is_refused(tmp_path: Path, answer: bytes
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/v1"
         with pytest.raises(HubError):

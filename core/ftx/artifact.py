@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,9 @@ def seal(folder: Path, kind: str, **facts: Any) -> None:
     write_text(folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
 
 
+version_of = cache(version)  # which reads a file of some hundred lines each time
+
+
 def versions() -> dict[str, str]:
     """Versions of ftx, Python and the packages that do the arithmetic."""
     from ftx import __version__
@@ -131,7 +135,7 @@ def versions() -> dict[str, str]:
     found = {"ftx": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            found[package] = version_of(package)
         except PackageNotFoundError:
             continue
     return found

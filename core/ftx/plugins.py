@@ -204,7 +204,8 @@ def load_registry(strangers: str | None = None) -> Registry:
     for name in BUILTIN:
         registry.add(_import(name), Origin(name, "built-in", __version__))
     chosen = os.environ.get("FTX_PLUGINS", "all") if strangers is None else strangers
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+    # To look for them reads every distribution that is installed.
+    for entry in sorted(() if chosen == "none" else entry_points(group=GROUP), key=lambda e: e.name):
         if chosen == "all" or entry.name in chosen.split(","):
             _add_stranger(registry, entry)
     return registry

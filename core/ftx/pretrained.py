@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftx.artifact import version_of
 from ftx.atomic import hash_text, sha256_of, write_json
 from ftx.checkpoint_files import TOKENIZER_FILES, is_computed, read_json
 from ftx.data.tokens import Tokenizer
 from ftx.errors import ModelError
+from ftx.few_bits import hold_embedding, with_head
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +59,8 @@ def loaded(
     for what in ("missing_keys", "mismatched_keys"):
         if info[what]:
             raise ModelError(f"{folder}: {what.replace('_', ' ')}: {sorted(map(str, info[what]))[:3]}")
+    if with_head(quantization):
+        hold_embedding(model)
     return model.eval()
 
 
@@ -133,7 +136,7 @@ BYTE_PAIRS = ("vocab.json", "merges.txt")  # Qwen2's, where there is no tokenize
 def _content(folder: Path, options: dict[str, Any]) -> str:
     """sha256 of a tokenizer's files, the options and the libraries that read them."""
     files = {name: sha256_of(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
-    readers = {package: version(package) for package in ("transformers", "tokenizers")}
+    readers = {package: version_of(package) for package in ("transformers", "tokenizers")}
     return hash_text(repr((sorted(files.items()), sorted(options.items()), sorted(readers.items()))))
 
 

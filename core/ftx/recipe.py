@@ -136,12 +136,14 @@ class TrainRecipe(_Section):
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["auto", "sdpa", "eager"] = Field(
-        "auto", description="auto: samples end to end, without padding or masks, where the model allows; else sdpa"
+        "auto",
+        description="auto: samples end to end, without padding or masks, where the model allows and a CPU is not the "
+        "faster with padding; else sdpa",
     )
     adapters: Literal["auto", "folded", "split", "plain"] = Field(
         "auto",
         description="how adapters are computed: folded into the weight, apart from it, or as peft does; auto: "
-        "whichever of the first two moves fewer bytes",
+        "whichever of the first two moves fewer bytes, or plain where a CPU is the faster so",
     )
     base: Literal["auto", "fp8"] = Field(
         "auto",

@@ -43,8 +43,16 @@ def scrub(text: str, secret: str | None = None) -> str:
 
     Their JSON, percent and base64 forms go too: a head of HTTP holds a password in base64.
     """
-    secrets = {*_remembered, *_of_environment(), *([secret] if secret else [])}
-    for one in sorted(secrets, key=len, reverse=True):
+    return _without(_secrets(secret), text)
+
+
+def _secrets(*more: str | None) -> list[str]:
+    """All that are known, the longest first."""
+    return sorted({*filter(None, (*_remembered, *_of_environment(), *more))}, key=len, reverse=True)
+
+
+def _without(secrets: list[str], text: str) -> str:
+    for one in secrets:
         for form in _forms(one):
             if form in text:
                 text = text.replace(form, HIDDEN)
@@ -53,13 +61,18 @@ def scrub(text: str, secret: str | None = None) -> str:
 
 def scrub_within(value: Any) -> Any:
     """A JSON value with every text in it scrubbed, the names of fields left as they are."""
-    if isinstance(value, str):
-        return scrub(value)
-    if isinstance(value, Mapping):
-        return {key: scrub_within(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [scrub_within(one) for one in value]
-    return value
+    secrets = _secrets()
+
+    def clean(one: Any) -> Any:
+        if isinstance(one, str):
+            return _without(secrets, one)
+        if isinstance(one, Mapping):
+            return {key: clean(inner) for key, inner in one.items()}
+        if isinstance(one, list | tuple):
+            return [clean(inner) for inner in one]
+        return one
+
+    return clean(value)
 
 
 def _of_environment() -> Iterator[str]:

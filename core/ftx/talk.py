@@ -96,9 +96,11 @@ class Talk(Reader):
         import torch
         from transformers import GenerationConfig
 
+        from ftx.seeds import seed_device
+
         prompt, seen = self.inputs(messages)
         warm = sampling.temperature >= COLDEST
-        torch.manual_seed(sampling.seed)
+        seed_device(sampling.seed, self.model.device)
         config = GenerationConfig(
             max_new_tokens=min(sampling.max_new_tokens, self.max_positions - len(prompt)),
             do_sample=warm,

@@ -30,7 +30,7 @@ def ftx_check_plan(plan: Plan) -> Iterable[str]:
     if isinstance(plan.method, LoRA):
         yield from target_problems(plan.method, plan.family, plan.base)
     if isinstance(plan.method, QLoRA):
-        yield from bits_problems(plan.method)
+        yield from bits_problems(plan.method, plan.family, plan.base)
         yield from turned_problems(plan.facts)
     if isinstance(plan.method, Projector):
         yield from projector_problems(plan.family)

@@ -94,28 +94,42 @@ class QLoRA(LoRA):
     name = "qlora"
     bits: Literal[4, 8] = Field(4, description="that hold a weight of the base: 4 (nf4) or 8 (LLM.int8)")
     double_quantization: bool = Field(True, description="of 4 bits: quantise the quantisation constants too")
+    quantize_head: bool = Field(False, description="hold the head in these bits too, and the embedding in 8")
 
     def requirements(self) -> Iterable[str]:
         if find_spec("bitsandbytes") is None:
             yield "method: 'qlora' needs bitsandbytes; install it with: pip install 'ftx[qlora]'"
 
     def quantization(self, compute_dtype: torch.dtype, family: ModelFamily) -> Any:
-        return few_bits.quantization(self.bits, compute_dtype, family, nested=self.double_quantization)
+        nested, head = self.double_quantization, self.quantize_head
+        return few_bits.quantization(self.bits, compute_dtype, family, nested=nested, with_head=head)
 
 
-def bits_problems(method: QLoRA) -> Iterable[str]:
-    """A sentence for an option of 4 bits that the user gave with 8."""
+def bits_problems(method: QLoRA, family: ModelFamily, base: Path) -> Iterable[str]:
+    """One sentence per option that does nothing with the others, or with the model in `base`."""
     if method.bits == 8 and "double_quantization" in method.model_fields_set:
         yield "method.double_quantization: 8 bits have no constants to quantise; leave it out"
+    if method.quantize_head and not _has_head(_native_names(family, base)):
+        yield few_bits.TIED
+
+
+def _native_names(family: ModelFamily, base: Path) -> set[str]:
+    layout = family.layout(base)
+    return {name for stored in family.checkpoint(base).tensors for name in layout.native_names(stored)}
+
+
+def _has_head(names: Iterable[str]) -> bool:
+    """Whether a model of these weights has a head apart from its embedding."""
+    return any(name.startswith("lm_head.") for name in names)
 
 
 def save_adapter(model: PreTrainedModel, base: Path, out: Path) -> None:
     """Write the adapter of `model`, a PeftModel, as peft does."""
     model.peft_config["default"].base_model_name_or_path = str(base.resolve())
+    # peft would write a model card of its own with nothing but gaps to fill in, which takes as long as all the rest.
+    model.create_or_update_model_card = lambda folder: None
     # "auto" would store a tuned head's whole weight beside its adapter.
     model.save_pretrained(str(out), save_embedding_layers=False)
-    # peft writes a model card of its own with nothing but gaps to fill in.
-    (out / "README.md").unlink(missing_ok=True)
 
 
 # Whose linear layers are transformers' Conv1D, with weights [in, out]: bitsandbytes turns them.
@@ -130,16 +144,10 @@ def turned_problems(facts: ModelFacts) -> Iterable[str]:
 
 def target_problems(method: LoRA, family: ModelFamily, base: Path) -> Iterable[str]:
     """One sentence per target that the model in `base` does not have, by the leaf names of its weights."""
-    layout = family.layout(base)
-    weights = {
-        name
-        for stored in family.checkpoint(base).tensors
-        for name in layout.native_names(stored)
-        if name.endswith(".weight") and not name.endswith("norm.weight")
-    }
+    weights = {n for n in _native_names(family, base) if n.endswith(".weight") and not n.endswith("norm.weight")}
     leaves = {name.split(".")[-2] for name in weights} - {"embed_tokens"}
     for target in method.targets or ():
-        if target == "lm_head" and not any(name.startswith("lm_head.") for name in weights):
+        if target == "lm_head" and not _has_head(weights):
             yield "method.targets: lm_head is tied to the embedding in this model and cannot be tuned apart from it"
         elif target not in leaves:
             yield f"method.targets: '{target}' is no linear layer of this model; {did_you_mean(target, leaves)}"

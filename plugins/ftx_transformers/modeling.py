@@ -10,6 +10,7 @@ import torch
 
 from ftx import ModelError
 from ftx.data.template import IMAGE_ID
+from ftx.few_bits import as_in_training
 from ftx.vision import SeesPictures
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def prove_sight(model: Any, native: Any) -> None:
     places = model.picture_features(tile).shape[1]
     ids = torch.tensor([[0, *[IMAGE_ID] * places, 1]], device=tile.device)
     written = ids.masked_fill(ids == IMAGE_ID, model.config.image_token_id)
-    ours = model(input_ids=ids, pixel_values=tile).logits
-    theirs = native.forward(model, input_ids=written, pixel_values=tile).logits
+    with as_in_training(model):
+        ours = model(input_ids=ids, pixel_values=tile).logits
+        theirs = native.forward(model, input_ids=written, pixel_values=tile).logits
     if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
         raise ModelError(f"a '{model.config.model_type}' model makes more of a picture than features at their places")

@@ -44,15 +44,22 @@ def seen_base(family: ModelFamily, base: Path, quantization: Any) -> Seen:
     """Parameters of `base` rounded as `quantization` rounds them, made one at a time on a CPU."""
     import torch
 
-    from ftx.fast.weight import dense, stored_as
+    from ftx.fast.weight import dense
 
     model = family.load(base, dtype=torch.float32, device="cpu", attention="sdpa", quantization=quantization)
-    layers = {f"{name}.weight": layer for name, layer in model.named_modules() if stored_as(layer) in ("nf4", "int8")}
+    layers = _rounded(model)
 
     def seen(name: str) -> torch.Tensor | None:
         return dense(layers[name], torch.float32)[0] if name in layers else None
 
     return seen
+
+
+def _rounded(model: PreTrainedModel) -> dict[str, Any]:
+    """The layers that hold their weight in few bits, by its name."""
+    from ftx.fast.weight import rounded_as
+
+    return {f"{name}.weight": layer for name, layer in model.named_modules() if rounded_as(layer)}
 
 
 def hold_as_seen(model: PreTrainedModel, family: ModelFamily, base: Path, quantization: Any) -> None:
@@ -70,9 +77,9 @@ DAMAGED = {"nf4": 0.21, "int8": 0.1, "dense": 0.01}
 
 def weight_problems(model: PreTrainedModel, family: ModelFamily, folder: Path) -> Iterator[str]:
     """Parameters of a quantised `model` that are not what the model in `folder` holds, rounded. One sentence each."""
-    from ftx.fast.weight import stored_as
+    from ftx.fast.weight import rounded_as
 
-    layers = {f"{name}.weight": layer for name, layer in model.named_modules() if stored_as(layer) in ("nf4", "int8")}
+    layers = _rounded(model)
     if not layers:
         return
     held = dict(model.named_parameters())
@@ -85,7 +92,7 @@ def weight_problems(model: PreTrainedModel, family: ModelFamily, folder: Path) -
             if native not in held:
                 continue
             layer = layers.get(native)
-            kind = (stored_as(layer) if layer is not None else None) or "dense"
+            kind = (rounded_as(layer) if layer is not None else None) or "dense"
             share = _moved(held[native] if layer is None else layer, weight)
             if not share <= DAMAGED[kind]:  # nan is damage too
                 yield f"{native}: its weights are {share:.0%} off the ones they were made of: damaged"

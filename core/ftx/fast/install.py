@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ftx.fast import eight
+from ftx.fast.eight_adapters import Adapters
 from ftx.fast.norms import take_over_norms, take_over_rope
 from ftx.fast.products import Form, GatedMLP, Linears, Low, Piece
 from ftx.fast.weight import stored_as
+from ftx.seeds import seed_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +42,7 @@ def install(
         taken["norms"] = take_over_norms(model)
         taken["ropes"] = take_over_rope(model)
     copies = _Copies(dtype) if copied else None
-    how = _How(dtype, form, copies, eight_bits)
+    how = _How(dtype, form, copies, Adapters() if eight_bits else None)
     _take_int8(model, how)
     # What a layer of peft's is made of is no layer of the model.
     done = {part for layer in model.modules() if hasattr(layer, "base_layer") for part in layer.modules()} - {
@@ -62,10 +64,13 @@ def install(
         taken["layers"] += len(group)
     if eight_bits:
         taken["eight"] = sum(eight.holds(module) for module in model.modules())
-    if taken["layers"] and copies:
+    if taken["layers"]:
         # At the model within peft's, through which answers go too: peft's own is passed in training alone.
         within: Any = getattr(model, "get_base_model", lambda: model)
-        within().register_forward_pre_hook(copies.refresh)
+        if copies:
+            within().register_forward_pre_hook(copies.refresh)
+        if how.eight_bits:
+            within().register_forward_pre_hook(how.eight_bits.refresh)
     return taken
 
 
@@ -73,7 +78,7 @@ def _take_int8(model: Module, how: _How) -> None:
     """Compute each LLM.int8 layer's product with its dense weight: on a GPU bitsandbytes rounds what it reads, too, and
     waits for the GPU, so that no pass could be recorded."""
     for layer in list(model.modules()):
-        if stored_as(layer) == "int8" and not hasattr(layer, "base_layer"):
+        if stored_as(layer) == "int8":
             _take_group([layer], how)
 
 
@@ -142,7 +147,14 @@ class _How:
     dtype: torch.dtype
     form: Form
     copies: _Copies | None
-    eight_bits: bool
+    eight_bits: Adapters | None
+
+    def eight(self, pieces: Sequence[Piece]) -> eight.Weights | None:
+        """The weights of pieces that read one input in 8 bits, if that is wanted and they can be held so."""
+        bases = [piece.layer for piece in pieces]
+        if self.eight_bits is None or not eight.fits(bases):
+            return None
+        return eight.Weights.of(bases, self.eight_bits.columns(pieces))
 
     def low(self, parameter: Tensor | None) -> Low | None:
         """What gives a parameter in the precision of the products."""
@@ -209,8 +221,7 @@ class _Group:
     def __init__(self, layers: Sequence[Any], how: _How) -> None:
         self.layers, self.dtype = layers, how.dtype
         self.pieces, self.factors = _pieces(layers, how)
-        bases = _bases(layers)
-        self._weights = eight.Weights.of(bases) if how.eight_bits and eight.fits(bases) else None
+        self._weights = how.eight(self.pieces)
         self._read: Tensor | None = None
         self._made: list[Tensor | None] = [None] * len(layers)
 
@@ -262,8 +273,8 @@ def _take_mlp(parent: Any, layers: Sequence[Any], how: _How) -> bool:
 
     if not _agree(own, forward, bases[0].in_features, how.dtype, layers[0]):
         return False
-    if how.eight_bits and eight.fits(bases):
-        weights.append((eight.Weights.of(bases[:2]), eight.Weights.of(bases[2:])))
+    if eight.fits(bases) and (both := how.eight(pieces[:2])) and (last := how.eight(pieces[2:])):
+        weights.append((both, last))
     parent.forward = forward
     return True
 
@@ -284,8 +295,8 @@ def _agree(own: Any, ours: Any, width: int, dtype: torch.dtype, layer: Module) -
         torch.autocast(device.type, dtype, enabled=low),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
     ):
-        torch.manual_seed(0)
+        seed_device(0, device)
         expected = own(x).detach()
-        torch.manual_seed(0)
+        seed_device(0, device)
         found = ours(x).detach()
     return bool((expected - found).abs().max() <= CLOSE * expected.abs().max())

@@ -155,18 +155,24 @@ def _part(group: list[int], pieces: Sequence[Piece], dys: Sequence[Tensor], seen
 
 
 def gradients_of(
-    pieces: Sequence[Piece], parts: Sequence[Part], x: Tensor, dys: Sequence[Tensor], dtype: torch.dtype
+    pieces: Sequence[Piece],
+    parts: Sequence[Part],
+    x: Tensor,
+    dys: Sequence[Tensor],
+    dtype: torch.dtype,
+    kept: Tensor | None = None,
 ) -> list[Tensor | None]:
     """Gradients of each A and B, one after the other, in `dtype`; of a weight that is trained whole, in A's place.
 
-    The input is read once for all adapters that saw all of it.
+    The input is read once for all adapters that saw all of it. `kept`, of a single part: x A^T, or more columns.
     """
     found: dict[int, tuple[Tensor, Tensor | None]] = {
         i: (_product(dys[i].t(), x, dtype), None) for i, piece in enumerate(pieces) if piece.low_whole
     }
     for part in parts:
         read = part.read(x)
-        inner = torch.mm(read, part.a.t()).split(part.ranks, dim=1)
+        met = torch.mm(read, part.a.t()) if kept is None else kept[:, : sum(part.ranks)]
+        inner = met.split(part.ranks, dim=1)
         of_a = _product(part.outer.t(), read, dtype).split(part.ranks)
         for i, h, one in zip(part.indices, inner, of_a, strict=True):
             found[i] = one, _product(dys[i].t(), h, dtype).mul_(pieces[i].scale)

@@ -15,6 +15,7 @@ from ftx.data.collate import collate, on_device
 from ftx.data.store import Sample
 from ftx.errors import RecipeError
 from ftx.rope import turn_samples_apart
+from ftx.train.little import little
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,8 @@ def keep_apart(model: PreTrainedModel, plan: Plan, dtype: torch.dtype) -> bool:
     """
     train, max_length = plan.recipe.train, plan.recipe.data.max_length
     turn_samples_apart(model, max_length)
-    if train.attention == "auto" and plan.family.varlen and adopt(model, max_length, dtype):
+    padded = not plan.feed.isolated and little(model, plan)
+    if train.attention == "auto" and plan.family.varlen and not padded and adopt(model, max_length, dtype):
         return True
     if plan.feed.isolated and not apart(model, dtype):
         raise RecipeError(

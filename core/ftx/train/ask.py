@@ -15,6 +15,7 @@ from ftx.data.conversation import RowError
 from ftx.data.encode import refuse_strange_characters
 from ftx.data.images import look_at
 from ftx.errors import RecipeError
+from ftx.few_bits import of_bitsandbytes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from ftx.run import Run
     from ftx.talk import Talk
     from ftx.train.path import FastPath
-
-# Layers that lay their 4-bit weights out anew, and for good, when they are used on a CPU out of training mode.
-QUANTISED = "bitsandbytes."
 
 
 def asking_problems(asked: EvalRecipe | None, images: ImageProcessor | None) -> Iterator[str]:
@@ -130,7 +128,7 @@ def as_in_chat(model: PreTrainedModel, path: FastPath) -> Iterator[None]:
         _attending(model, path),
     ):
         for module, _ in modes:
-            module.training = module.training and type(module).__module__.startswith(QUANTISED)
+            module.training = module.training and of_bitsandbytes(module)
         try:
             yield
         finally:

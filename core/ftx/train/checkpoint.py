@@ -39,6 +39,7 @@ FREE = {
 
 # What checkpoints held before they said so.
 BEFORE = {"products": "auto", "moments": 32}
+BEFORE_OF_METHOD = {"bits": 4, "quantize_head": False}
 
 
 def save(run: Run, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Path:
@@ -110,6 +111,7 @@ def read_step(folder: Path, run: Run) -> int:
     """Steps done at the checkpoint. Raises RecipeError when it belongs to another plan, naming what differs."""
     state = json.loads((folder / "state.json").read_text("utf-8"))
     now, then = json.loads(json.dumps(identity(run))), {**BEFORE, **state["identity"]}
+    then["method"] = {key: BEFORE_OF_METHOD[key] for key in now["method"] if key in BEFORE_OF_METHOD} | then["method"]
     differing = [key for key in now if now[key] != then.get(key)]
     if differing:
         raise RecipeError(

@@ -52,7 +52,7 @@ def fit(plan: Plan, console: Console | None = None, resume: str | None = None) -
 
 
 def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
-    import torch
+    from ftx.seeds import seed_device
 
     start = time.monotonic()
     train = plan.recipe.train
@@ -78,7 +78,7 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
             rows = plan.feed.rows_of(step, train.global_batch_size, train.seed)
             for group in optimizer.param_groups:
                 group["lr"] = plan.lr * rate(step, plan.steps, plan.warmup_steps)
-            torch.manual_seed(step_seed(train.seed, step, accelerator.process_index))
+            seed_device(step_seed(train.seed, step, accelerator.process_index), accelerator.device)
             share = accumulate(plan, model, rows, batches, accelerator, path)
             loss, stopping = _agree(accelerator, share, stop.asked)
             norm = float(accelerator.clip_grad_norm_(_trained(model), train.max_grad_norm))

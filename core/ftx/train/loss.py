@@ -57,7 +57,7 @@ def _fused(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor, a
     kind = flat.device.type
     low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else flat.dtype
     with torch.autocast(kind, enabled=False):
-        found: torch.Tensor = HeadLoss.apply(flat.to(low), head.weight, targets, at_once)
+        found: torch.Tensor = HeadLoss.apply(flat.to(low), head, head.weight, targets, at_once)
     return found
 
 
@@ -65,8 +65,10 @@ def ends_in_head(model: PreTrainedModel) -> bool:
     """Whether a model's logits are what a plain linear head gives, so that a loss may take the head's place."""
     import torch
 
+    from ftx.fast.weight import stored_as
+
     head = model.get_output_embeddings()
-    if type(head) is not torch.nn.Linear or head.bias is not None:
+    if stored_as(head) is None or head.bias is not None:
         return False
     made: list[torch.Tensor] = []
     watch = head.register_forward_hook(lambda module, given, out: made.append(out))
@@ -98,8 +100,11 @@ def _only(head: torch.nn.Module, places: torch.Tensor) -> Iterator[None]:
 @contextmanager
 def _instead(head: torch.nn.Module, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
     """Let `head` compute `forward`."""
+    before = vars(head).get("forward")  # of one that the fast path has taken over
     head.forward = forward
     try:
         yield
     finally:
         del head.forward
+        if before is not None:
+            head.forward = before

@@ -28,6 +28,8 @@ HEAD_TOKENS: dict[Mode, int] = {"fast": 1024, "balanced": 512, "small": 512}  # 
 QUANTISED = {4: 0.516, 8: 1.002}
 NEAR = 0.05  # of a model's parameters: norms and biases are not counted
 FREE = 0.92  # of what a GPU has free: allocators and libraries need some
+GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+WIDEST = 512  # columns that stand behind 8-bit weights, as ftx.fast.eight_adapters has it
 # Whose activations and head are those that are counted here.
 COUNTED = {f"{kind}ForCausalLM" for kind in ("InternLM2", "Llama", "Mistral", "Qwen2", "Qwen3")}
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\..*?(\w+)\.weight$")
@@ -116,7 +118,8 @@ def expected(plan: Plan, decoder: Decoder, mode: Mode, share: float | None = Non
     through = sum(decoder.matrices[leaf][0] for leaf in ("q_proj", "k_proj", "v_proj"))
     if number == 4:  # attention in 32 bits has each query's own keys and values
         through = 3 * decoder.matrices["q_proj"][0]
-    of_layer = tokens * (5 * width + through + 2 * inner) * number
+    kept_columns, behind = _columns(plan, decoder)
+    of_layer = tokens * (5 * width + through + 2 * inner + kept_columns) * number
     again = min(round(share * layers), layers - 1)
     inputs = 2 if mode != "fast" else again  # of layers made again: on the device, or there in passing
     # Those that are kept are the last, and gone when the first is made again.
@@ -128,12 +131,27 @@ def expected(plan: Plan, decoder: Decoder, mode: Mode, share: float | None = Non
         mode,
         share,
         {
-            "weights": _weights(plan, decoder, mode),
+            "weights": _weights(plan, decoder, mode) + layers * behind,
             "trained": _trained(plan, decoder, mode),
             "activations": kept,
             "passing": passing + logits,
         },
     )
+
+
+def _columns(plan: Plan, decoder: Decoder) -> tuple[int, int]:
+    """Where adapters stand behind 8-bit weights: a layer's numbers kept of a token, and its bytes that stand there."""
+    rank, targets = getattr(plan.method, "rank", 0), getattr(plan.method, "targets", None)
+    if plan.recipe.train.base != "fp8" or float(getattr(plan.method, "dropout", 0)) > 0:
+        return 0, 0
+    kept = behind = 0
+    for group in GROUPS:
+        adapted = [leaf for leaf in group if leaf in decoder.matrices and (targets is None or leaf in targets)]
+        columns = rank * len(adapted)
+        if 0 < columns <= WIDEST:
+            kept += columns if group != ("down_proj",) else 0
+            behind += columns * (sum(decoder.matrices[leaf][0] for leaf in group) + decoder.matrices[group[0]][1])
+    return kept, behind
 
 
 def _row(plan: Plan) -> int:
@@ -155,9 +173,14 @@ def _weights(plan: Plan, decoder: Decoder, mode: Mode) -> float:
     """
     if plan.method.produces == "model":
         return 0.0
-    ends = decoder.embedding * (1 if decoder.tied or mode == "small" else 2)
     number = _number(plan)
-    return decoder.in_layers * QUANTISED.get(getattr(plan.method, "bits", 16), number) + ends * number
+    rounded = QUANTISED.get(getattr(plan.method, "bits", 16), number)
+    head: float = number
+    words: float = number
+    if getattr(plan.method, "quantize_head", False):
+        head, words = rounded, QUANTISED[8]
+    ends = head + (0 if decoder.tied or mode == "small" else words)
+    return decoder.in_layers * rounded + decoder.embedding * ends
 
 
 def _trained(plan: Plan, decoder: Decoder, mode: Mode) -> float:

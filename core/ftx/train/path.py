@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ftx.data.collate import on_device
 from ftx.errors import RecipeError
 from ftx.train.batches import Batches
+from ftx.train.little import little
 from ftx.train.loss import ends_in_head, loss_sum
 from ftx.train.memory import HEAD_TOKENS, Memory
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ftx.contracts import TrainMethod
     from ftx.fast.graph import Recordings
+    from ftx.fast.products import Form
     from ftx.plan import Plan
     from ftx.recipe import Recipe
 
@@ -138,7 +140,10 @@ def speed_up(
 
     train, tokens = plan.recipe.train, plan.micro_batch_size * plan.recipe.data.max_length
     on_gpu = next(model.parameters()).is_cuda
-    form = train.adapters
+    form: Form | Literal["plain"] = train.adapters
+    # What is held in few bits is made dense once for all that reads it: that pays at any size.
+    if form == "auto" and getattr(plan.method, "bits", None) is None and little(model, plan):
+        form = "plain"
     head_tokens = HEAD_TOKENS[memory.mode] if on_gpu and ends_in_head(model) else None
     eight = train.base == "fp8"
     if on_gpu and dtype != torch.float32:
@@ -160,15 +165,19 @@ def _to_host(model: PreTrainedModel) -> torch.Tensor | None:
     """
     import torch
 
+    from ftx.fast.weight import dense, rounded_as
     from ftx.vision import SeesPictures
 
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     weight = embedding.weight
     seeing = any(isinstance(module, SeesPictures) for module in model.modules())
-    plain = type(embedding) is torch.nn.Embedding
-    if not plain or weight.requires_grad or weight is getattr(head, "weight", None) or seeing:
+    plain, rounded = type(embedding) is torch.nn.Embedding, rounded_as(embedding) is not None
+    if not (plain or rounded) or weight.requires_grad or weight is getattr(head, "weight", None) or seeing:
         return None
     weight.data = weight.data.cpu()
+    if rounded:
+        weight.CB, weight.SCB = weight.data, weight.SCB.cpu()
+        return dense(embedding, embedding.dtype)[0]
     kept: torch.Tensor = weight.data
     return kept
 
