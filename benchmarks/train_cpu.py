@@ -2,11 +2,12 @@
 
     python benchmarks/train_cpu.py [--steps 40] [--rounds 1] [--peers FOLDER]
 
-Two models: the quickstart's embedded base, and a larger one with random weights and the same vocabulary. ftx reads both
-in InternLM2's layout, the peers as a plain Llama of the same weights. The rows are those that the quickstart trains on,
-a new name and ordinary facts, half each, rendered and tokenised once, by ftx's plan: every path takes the same ids and
-labels in the same order, packed rows too, at the same learning rates, so that equal losses prove equal work. LoRA rank
-8 on all linear layers, float32, 16 conversations a step, or one packed row of 512 tokens, which holds about as much.
+Three models: the quickstart's embedded base, and a larger and a tiny one with random weights and the same vocabulary.
+ftx reads them in InternLM2's layout, the peers as a plain Llama of the same weights. The rows are those that the
+quickstart trains on, a new name and ordinary facts, half each, rendered and tokenised once, by ftx's plan: every path
+takes the same ids and labels in the same order, packed rows too, at the same learning rates, so that equal losses prove
+equal work. LoRA rank 8 on all linear layers, float32, 16 conversations a step, or one packed row of 512 tokens, which
+holds about as much; of the tiny model one conversation a step, and ten times the steps, as each takes milliseconds.
 
 Each line runs in a process of its own, one after the other. Seconds are those from the end of step 3 to the end of the
 last step: start-up, loading and the first steps do not count, and nothing is saved on the way. Tokens that count are
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import platform
@@ -46,7 +48,6 @@ RANK = 8
 RATE = 2e-3
 BATCH = 16  # conversations a step, computed at once, as the quickstart has it
 LENGTH = 512
-BATCHES = {"none": BATCH, "best_fit": 1}  # rows a step by packing
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # What differs from the quickstart's own config; its base is taken with its weights, the others are drawn.
 MODELS: dict[str, dict[str, int]] = {
@@ -58,22 +59,41 @@ MODELS: dict[str, dict[str, int]] = {
         "num_key_value_heads": 4,
     },
 }
+SINGLE = "random, 2 x 64"  # one conversation a step
+MODELS[SINGLE] = {
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
 SKIPPED, RESULT = "SKIPPED ", "RESULT "
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way of training; `by` is "ftx" or a peer, `adapters` as in ftx's recipe."""
+    """One way of training; `by` is "ftx" or a peer, `adapters` and `attention` as in ftx's recipe."""
 
     name: str
     by: str
     packing: str = "none"
     adapters: str = "auto"
+    attention: str = "auto"
+
+    def batch(self, model: str) -> int:
+        """Rows a step."""
+        return 1 if self.packing == "best_fit" or model == SINGLE else BATCH
+
+
+def steps_of(model: str, steps: int) -> int:
+    return 10 * steps if model == SINGLE else steps
 
 
 ROWS = [
     Row("ftx", "ftx"),
+    Row("ftx, adapters split", "ftx", adapters="split"),
     Row("ftx, adapters plain", "ftx", adapters="plain"),
+    Row("ftx, adapters and attention plain", "ftx", adapters="plain", attention="sdpa"),
     Row("Trainer + peft", "trainer"),
     Row("ftx, packed", "ftx", "best_fit"),
     Row("TRL, packed", "trl", "best_fit"),
@@ -97,9 +117,9 @@ class Place:
     def conversations(self) -> Path:
         return self.root / "rows.jsonl"
 
-    def training(self, packing: str) -> Path:
-        """What the peers are to train on, in order."""
-        return self.root / f"training-{packing}.json"
+    def training(self, packing: str, model: str) -> Path:
+        """What the peers are to train the model on, in order."""
+        return self.root / f"training-{packing}-{model}.json"
 
 
 def prepare(place: Place, steps: int) -> None:
@@ -112,9 +132,9 @@ def prepare(place: Place, steps: int) -> None:
         write_llama(place.model(name), place.llama(name))
     half = BATCH * steps // 2
     write_rows([*identity_rows("小明", half), *replay_rows(half, seed=0)], place.conversations())
-    for packing in BATCHES:
-        plan = plan_of(Row("", "ftx", packing), next(iter(MODELS)), place, steps)
-        place.training(packing).write_text(json.dumps(training_of(plan)))
+    for packing, model in itertools.product(("none", "best_fit"), MODELS):
+        plan = plan_of(Row("", "ftx", packing), model, place, steps_of(model, steps))
+        place.training(packing, model).write_text(json.dumps(training_of(plan)))
 
 
 def write_model(folder: Path, changes: dict[str, int]) -> None:
@@ -154,7 +174,7 @@ def plan_of(row: Row, model: str, place: Place, steps: int) -> Plan:
     from ftx.plugins import load_registry
     from ftx.recipe import written
 
-    batch = BATCHES[row.packing]
+    batch = row.batch(model)
     values: dict[str, Any] = {
         "family": "internlm2",
         "model": str(place.model(model)),
@@ -167,6 +187,7 @@ def plan_of(row: Row, model: str, place: Place, steps: int) -> Plan:
             "lr": RATE,
             "seed": SEED,
             "adapters": row.adapters,
+            "attention": row.attention,
             "device": "cpu",
             "dtype": "float32",
             "save_every": steps,
@@ -229,13 +250,13 @@ def run_trainer(row: Row, model: str, place: Place, steps: int) -> dict[str, flo
         set_seed,
     )
 
-    training = json.loads(place.training(row.packing).read_text())
+    training = json.loads(place.training(row.packing, model).read_text())
     watch = make_watch(training["rates"])
     set_seed(SEED)  # as ftx does it before the adapters are drawn
     base = AutoModelForCausalLM.from_pretrained(str(place.llama(model)), dtype=torch.float32)
     trainer = Trainer(
         model=get_peft_model(base, lora()),
-        args=TrainingArguments(**arguments(row, place, steps)),
+        args=TrainingArguments(**arguments(row, model, place, steps)),
         train_dataset=[{name: one[name] for name in ("input_ids", "labels")} for one in training["rows"]],
         data_collator=DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(str(place.llama(model)))),
         callbacks=[watch],
@@ -255,12 +276,12 @@ def run_trl(row: Row, model: str, place: Place, steps: int) -> dict[str, float]:
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    training = json.loads(place.training(row.packing).read_text())
+    training = json.loads(place.training(row.packing, model).read_text())
     watch = make_watch(training["rates"])
     trainer = SFTTrainer(
         model=str(place.llama(model)),
         args=SFTConfig(
-            **arguments(row, place, steps),
+            **arguments(row, model, place, steps),
             model_init_kwargs={"dtype": torch.float32, "attn_implementation": "sdpa", "device_map": {"": "cpu"}},
             max_length=LENGTH,
             packing=True,
@@ -286,12 +307,12 @@ def lora() -> Any:
     return LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules=LINEARS, task_type="CAUSAL_LM")
 
 
-def arguments(row: Row, place: Place, steps: int) -> dict[str, Any]:
+def arguments(row: Row, model: str, place: Place, steps: int) -> dict[str, Any]:
     """What both trainers are told; the rest is as they have it. Each step is logged, as ftx records each."""
     return {
         "output_dir": str(place.root / "peers"),
         "use_cpu": True,
-        "per_device_train_batch_size": BATCHES[row.packing],
+        "per_device_train_batch_size": row.batch(model),
         "max_steps": steps,
         "learning_rate": RATE,
         "lr_scheduler_type": "constant",
@@ -356,7 +377,8 @@ def missing_for(row: Row) -> str:
 
 def measured(row: Row, model: str, given: argparse.Namespace) -> dict[str, float] | str:
     """What a line found in a process of its own, or why it found nothing."""
-    done = call(given, ["--one", row.name, "--model", model], peers=row.by != "ftx")
+    steps = steps_of(model, given.steps)
+    done = call(given, ["--one", row.name, "--model", model, "--steps", str(steps)], peers=row.by != "ftx")
     for line in done.stdout.splitlines():
         if line.startswith(SKIPPED):
             return f"is left out: {line.removeprefix(SKIPPED)}"
@@ -416,13 +438,14 @@ def table(given: argparse.Namespace) -> None:
         end="",
     )
     print("one round" if given.rounds == 1 else f"the fastest of {given.rounds} rounds")
-    print(f"| path | model | tokens/s | loss after {given.steps} | peak MiB |")
+    print("| path | model | tokens/s | last loss | peak MiB |")
     print("|---|---|--:|--:|--:|", flush=True)
     for model in MODELS:
         # Round by round, so that a busy minute does not fall upon all tries of one line.
         rounds = [[measured(row, model, given) for row in ROWS] for _ in range(given.rounds)]
         for row, *tries in zip(ROWS, *rounds, strict=True):
-            tokens = sum(json.loads(Place(given.place).training(row.packing).read_text())["tokens"][WARM:])
+            listed = Place(given.place).training(row.packing, model).read_text()
+            tokens = sum(json.loads(listed)["tokens"][WARM:])
             print(line_of(row, model, tries, tokens), flush=True)
 
 

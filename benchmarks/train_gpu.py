@@ -3,7 +3,7 @@
     python benchmarks/train_gpu.py [--rows PATTERN ...] [--steps 5] [--out results.json] [--list]
 
 Each row runs in a process of its own, one after the other: peers change transformers for the whole process. A step is
-forward, backward, clipping and AdamW; the mean of --steps of them after three that do not count. Tokens are those that
+forward, backward, clipping and AdamW; the mean of --steps of them after four that do not count. Tokens are those that
 a label asks for or that lead to one: padding is none. "%" is of the bf16 product of 8192 x 8192 x 8192 measured in the
 same run. Model flops per token are 4N for adapters and 6N for full tuning, N without the input embedding, and 6 L h s
 for attention to s tokens. Peaks are torch's own count of allocated memory, while loading and after.
@@ -30,12 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers.training import PEERS, Setting, write_tokenizer
+from peers.training import STEPPERS, TRAINERS, Setting, write_tokenizer
 
 TOKENIZER = Path(__file__).parents[1] / "tests" / "fixtures" / "data" / "internlm2_tokenizer"
 WORDS = 92544
 WARM = 4
 WARM_REAL = 30  # rows of real lengths come in several shapes, each of which is met before it is recorded
+LIBRARIES = ["torch", "transformers", "accelerate", "peft", "bitsandbytes", "liger-kernel"]
+TOOLS = ["unsloth", "trl", "llamafactory", "ms-swift"]
 PEERS_SUFFIX = "-for-peers"  # the same weights, with a tokenizer that needs no remote code
 
 
@@ -79,6 +81,7 @@ class Row:
     checkpointing: bool = False
     train: tuple[tuple[str, Any], ...] = ()
     real: str | None = None  # a packing: rows of real lengths instead of full ones
+    quantize_head: bool = False
 
 
 def ftx(name: str, model: str, method: str, **given: Any) -> Row:
@@ -98,6 +101,7 @@ ROWS = [
     ftx("fp8", "7B", "lora", base="fp8"),
     Row("unsloth", "7B", "lora", by="unsloth"),
     ftx("small", "7B", "qlora", rows=1, memory="small"),
+    ftx("small, head in 4 bits", "7B", "qlora", rows=1, memory="small", quantize_head=True),
     Row("unsloth, its checkpointing", "7B", "qlora", rows=1, by="unsloth", checkpointing=True),
     ftx("r16", "7B", "lora", rows=2, tokens=4096, rank=16),
     ftx("packed", "1.8B", "lora", tokens=8192, rows=1, real="best_fit"),
@@ -106,6 +110,10 @@ ROWS = [
     Row("peft", "1.8B", "lora", by="peft_autocast", checkpointing=True),
     Row("peft + liger, bf16 adapters", "1.8B", "lora", by="peft_liger"),
     Row("trl + liger, packing", "1.8B", "lora", by="trl"),
+    Row("llamafactory + liger", "1.8B", "lora", by="llamafactory_liger"),
+    Row("llamafactory, its defaults", "1.8B", "lora", by="llamafactory", checkpointing=True),
+    Row("swift + liger, bf16 adapters", "1.8B", "lora", by="swift_liger"),
+    Row("swift, its defaults", "1.8B", "lora", by="swift", checkpointing=True),
     ftx("packed", "1.8B", "lora", tokens=4096, rows=2, real="best_fit"),
     Row("unsloth", "1.8B", "qlora", by="unsloth"),
     ftx("", "7B", "qlora"),
@@ -196,6 +204,8 @@ def plan_of(row: Row, place: Path, steps: int) -> Any:
     method: dict[str, Any] = {"name": row.method}
     if row.method != "full":
         method |= {"rank": row.rank, "alpha": 2.0 * row.rank}
+    if row.quantize_head:
+        method["quantize_head"] = True
     train = {**dict(row.train), "max_steps": steps, "global_batch_size": row.rows, "micro_batch_size": row.rows}
     values: dict[str, Any] = {
         "model": str(place / row.model),
@@ -297,15 +307,15 @@ def run_peer(row: Row, place: Path, steps: int, profile: bool) -> dict[str, floa
     setting = Setting(
         str(place / (row.model + PEERS_SUFFIX)), row.method, row.rank, row.rows, row.tokens, row.checkpointing
     )
-    made = PEERS[row.by](setting)
+    generator = torch.Generator().manual_seed(0)
+    if row.by in TRAINERS:
+        ids = torch.randint(0, WORDS, (row.rows * (WARM + steps), row.tokens), generator=generator).tolist()
+        own = TRAINERS[row.by](setting)(ids, WARM, steps)
+        found = {**vars(own), "squares": own.tokens * row.tokens}
+        return {**found, "peak": torch.cuda.max_memory_allocated()}
+    made = STEPPERS[row.by](setting)
     loading = torch.cuda.max_memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    generator = torch.Generator().manual_seed(0)
-    if row.by == "trl":
-        ids = torch.randint(0, WORDS, (row.rows * (steps + WARM), row.tokens), generator=generator).tolist()
-        each, tokens, loss = made(ids, steps + WARM)
-        found = {"seconds": each, "tokens": tokens, "squares": tokens * row.tokens, "loss": loss}
-        return {**found, "peak": torch.cuda.max_memory_allocated(), "load_peak": loading}
     seen = [0, 0]
 
     def step(_: int) -> torch.Tensor:
@@ -373,7 +383,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"gpu": torch.cuda.get_device_name(), "python": platform.python_version()}
-    for package in ("torch", "transformers", "peft", "bitsandbytes", "liger-kernel", "unsloth", "trl", "accelerate"):
+    for package in LIBRARIES + TOOLS:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""One training step as peft, peft with Liger, Unsloth and TRL take it, each built as its own documentation says.
+"""One training step as peft, Unsloth, TRL, LLaMA-Factory and ms-swift take it, as their own documentation has it.
 
 Every peer patches transformers in its own way, so measure each in a process of its own, and call it before anything
 else in that process imports transformers or peft: Unsloth must come first. The folder is a Llama checkpoint with random
@@ -7,6 +7,7 @@ bfloat16 weights and the tokenizer that `write_tokenizer` writes; no peer reache
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -22,12 +23,23 @@ import torch
 DEVICE = "cuda"
 LEARNING_RATE = 2e-4
 CLIP = 1.0
-WARM = 2  # steps of TRL's trainer before its clock starts
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NON_REENTRANT = {"use_reentrant": False}
 
 Step = Callable[[torch.Tensor], torch.Tensor]  # ids, int64 [rows, tokens] on the GPU: the detached loss
-Run = Callable[[list[list[int]], int], tuple[float, float, float]]  # rows, steps: seconds and tokens a step, loss
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a peer's own trainer did in the steps after its warm-up."""
+
+    seconds: float  # a step
+    tokens: float  # a step
+    loss: float  # the last that it logged
+    load_peak: int  # bytes, when its loop began
+
+
+Run = Callable[[list[list[int]], int, int], Timed]  # rows, steps to warm up and steps to time
 
 
 @dataclass(frozen=True)
@@ -144,16 +156,16 @@ def trl(setting: Setting) -> Run:
     FlashAttention. TRL has a fused loss of its own and switches Liger's off.
     """
 
-    def run(rows: list[list[int]], steps: int) -> tuple[float, float, float]:
+    def run(rows: list[list[int]], warm: int, steps: int) -> Timed:
         from datasets import Dataset
         from transformers import AutoTokenizer
         from trl import SFTTrainer
 
-        full, clock = setting.method == "full", _clock(steps)
+        full, clock = setting.method == "full", _clock(warm, steps)
         with tempfile.TemporaryDirectory() as place:
             trainer = SFTTrainer(
                 model=setting.folder,
-                args=_trl_arguments(setting, place, steps),
+                args=_trl_arguments(setting, place, warm + steps),
                 train_dataset=Dataset.from_dict({"input_ids": rows}),
                 processing_class=AutoTokenizer.from_pretrained(setting.folder),
                 peft_config=None if full else _lora(setting),
@@ -162,18 +174,75 @@ def trl(setting: Setting) -> Run:
             )
             trainer.train()
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-        tokens = logged[WARM + steps - 1]["num_tokens"] - logged[WARM - 1]["num_tokens"]
-        return (clock.ended - clock.began) / steps, tokens / steps, logged[-1]["loss"]
+        tokens = logged[warm + steps - 1]["num_tokens"] - logged[warm - 1]["num_tokens"]
+        return _timed(clock, steps, tokens / steps)
 
     return run
 
 
-PEERS: dict[str, Callable[[Setting], Step | Run]] = {
+def llamafactory(setting: Setting, *, liger: bool = False) -> Run:
+    """LLaMA-Factory's supervised tuning with its loaders and its trainer, as its example of LoRA sets them.
+
+    The rows are given as its tokenised data set. Checkpointing is on by default there, in the reentrant kind. Its
+    pure_bf16 would not help: peft holds the adapters in float32 all the same, and their products then run so. Its
+    checks of versions end below the transformers of today, so they are switched off by its own variable.
+    """
+
+    def run(rows: list[list[int]], warm: int, steps: int) -> Timed:
+        os.environ["DISABLE_VERSION_CHECK"] = "1"
+        from datasets import Dataset
+        from llamafactory.train.tuner import run_exp
+
+        clock = _clock(warm, steps)
+        with tempfile.TemporaryDirectory() as place:
+            data = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows], "labels": rows}
+            Dataset.from_dict(data).save_to_disk(f"{place}/rows")
+            run_exp({**_factory_arguments(setting, place, warm + steps), "enable_liger_kernel": liger}, [clock])
+        return _timed(clock, steps, setting.rows * setting.tokens)
+
+    return run
+
+
+def swift(setting: Setting, *, liger: bool = False) -> Run:
+    """ms-swift's `swift pt`: its loaders, its own trainer, and text that it tokenises and cuts itself.
+
+    Checkpointing is on by default there. With Liger the adapters are in bfloat16 too, which lora_dtype asks for.
+    """
+
+    def run(rows: list[list[int]], warm: int, steps: int) -> Timed:
+        from swift.arguments import PretrainArguments
+        from swift.pipelines.train.pretrain import SwiftPretrain
+        from transformers import AutoTokenizer
+
+        clock, lengths = _clock(warm, steps), []
+
+        class Watched(SwiftPretrain):  # type: ignore[misc]
+            def train(self, trainer: Any) -> Any:
+                lengths.extend(trainer.train_dataset.dataset["lengths"])
+                trainer.add_callback(clock)
+                return super().train(trainer)
+
+        with tempfile.TemporaryDirectory() as place:
+            _write_texts(Path(place, "rows.jsonl"), rows, AutoTokenizer.from_pretrained(setting.folder))
+            faster = {"use_liger_kernel": True, "lora_dtype": "bfloat16"} if liger else {}
+            Watched(PretrainArguments(**_swift_arguments(setting, place, warm + steps), **faster)).main()
+        return _timed(clock, steps, sum(map(max, lengths)) / (warm + steps))
+
+    return run
+
+
+STEPPERS: dict[str, Callable[[Setting], Step]] = {
     "peft_stock": peft_stock,
     "peft_autocast": peft_autocast,
     "peft_liger": peft_liger,
     "unsloth": unsloth,
-    "trl": trl,  # the one that makes a Run
+}
+TRAINERS: dict[str, Callable[[Setting], Run]] = {
+    "trl": trl,
+    "llamafactory": llamafactory,
+    "llamafactory_liger": functools.partial(llamafactory, liger=True),
+    "swift": swift,
+    "swift_liger": functools.partial(swift, liger=True),
 }
 
 
@@ -279,7 +348,7 @@ def _trl_arguments(setting: Setting, place: str, steps: int) -> Any:
         gradient_checkpointing=setting.checkpointing,
         gradient_checkpointing_kwargs=dict(NON_REENTRANT),
         per_device_train_batch_size=setting.rows,
-        max_steps=WARM + steps,
+        max_steps=steps,
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
         max_grad_norm=CLIP,
@@ -292,20 +361,105 @@ def _trl_arguments(setting: Setting, place: str, steps: int) -> Any:
     )
 
 
-def _clock(steps: int) -> Any:
-    """A callback that reads the time after the warm-up and after `steps` steps more, once the GPU has done them."""
+def _factory_arguments(setting: Setting, place: str, steps: int) -> dict[str, Any]:
+    """LLaMA-Factory's example of LoRA, with what all peers share."""
+    return {
+        "stage": "sft",
+        "do_train": True,
+        "model_name_or_path": setting.folder,
+        "finetuning_type": setting.method,
+        "lora_rank": setting.rank,
+        "lora_alpha": 2 * setting.rank,
+        "lora_target": "all",
+        "flash_attn": "sdpa",
+        "disable_gradient_checkpointing": not setting.checkpointing,
+        "dataset": "rows",  # it wants a name, but reads what is tokenised
+        "tokenized_path": f"{place}/rows",
+        "template": "empty",
+        "cutoff_len": setting.tokens,
+        "bf16": True,
+        **_trainer_arguments(setting, place, steps),
+    }
+
+
+def _swift_arguments(setting: Setting, place: str, steps: int) -> dict[str, Any]:
+    """ms-swift's own defaults but for what all peers share."""
+    return {
+        "model": setting.folder,
+        "model_type": "llama",  # several of its types are made of Llama's class
+        "template": "dummy",
+        "tuner_type": setting.method,
+        "lora_rank": setting.rank,
+        "lora_alpha": 2 * setting.rank,
+        "lora_dropout": 0.0,
+        "torch_dtype": "bfloat16",
+        "attn_impl": "sdpa",
+        "gradient_checkpointing": setting.checkpointing,
+        "dataset": [f"{place}/rows.jsonl"],
+        "max_length": setting.tokens,
+        "truncation_strategy": "right",
+        "gradient_accumulation_steps": 1,
+        "check_model": False,  # would ask its hub whether there is a newer one
+        **_trainer_arguments(setting, place, steps),
+    }
+
+
+def _trainer_arguments(setting: Setting, place: str, steps: int) -> dict[str, Any]:
+    """What LLaMA-Factory and ms-swift hand on to transformers' trainer. It logs once, so that no step waits for it."""
+    return {
+        "output_dir": f"{place}/out",
+        "per_device_train_batch_size": setting.rows,
+        "dataloader_num_workers": 4,  # as in the examples of both
+        "max_steps": steps,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": CLIP,
+        "optim": "adamw_torch_fused",
+        "logging_steps": steps,
+        "save_strategy": "no",
+        "report_to": ["none"],
+        "disable_tqdm": True,
+        "seed": 0,
+    }
+
+
+def _write_texts(file: Path, rows: list[list[int]], tokenizer: Any) -> None:
+    """Each row as text, twice over, so that there are tokens enough when others come out of it than went in."""
+    with file.open("w", encoding="utf-8") as out:
+        for row in rows:
+            said = {"role": "assistant", "content": tokenizer.decode(row + row)}
+            out.write(json.dumps({"messages": [said]}, ensure_ascii=False) + "\n")
+
+
+def _clock(warm: int, steps: int) -> Any:
+    """A callback that reads the time after the warm-up and after `steps` steps more, once the GPU has done them.
+
+    Memory is counted anew when the loop begins: all before it is loading.
+    """
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        began = ended = 0.0
+        began = ended = loss = 0.0
+        load_peak = 0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            self.load_peak = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            if state.global_step in (WARM, WARM + steps):
+            if state.global_step in (warm, warm + steps):
                 torch.cuda.synchronize()
                 now = time.perf_counter()
-                if state.global_step == WARM:
+                if state.global_step == warm:
                     self.began = now
                 else:
                     self.ended = now
 
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **given: Any) -> None:
+            self.loss = logs.get("loss", self.loss)
+
     return Clock()
+
+
+def _timed(clock: Any, steps: int, tokens: float) -> Timed:
+    return Timed((clock.ended - clock.began) / steps, tokens, clock.loss, clock.load_peak)
