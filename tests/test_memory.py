@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from ftx.errors import RecipeError
 from ftx.fast import eight_adapters
 from ftx.train.fit import fit
 from ftx.train.memory import WIDEST, Decoder, chosen, decoder_of, expected
+from test_natives import make
 from test_train import plan_for
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "train_gpu.json"
@@ -90,6 +92,8 @@ def test_adapters_behind_8_bit_weights_are_counted() -> None:
     without = expected(plan, decoder("7B"), "fast").gib or 0
     plan.recipe.train.base = "fp8"
     assert expected(plan, decoder("7B"), "fast").gib == pytest.approx(without + 0.44, abs=0.03)
+    biased = replace(decoder("7B"), biased=frozenset({"q_proj"}))  # as Qwen2, whose q, k and v fp8 leaves as they are
+    assert expected(plan, biased, "fast").gib == pytest.approx(without + 0.44 - 0.15, abs=0.03)
     plan.method.dropout = 0.1  # then they are added apart
     assert expected(plan, decoder("7B"), "fast").gib == without
 
@@ -196,6 +200,13 @@ def test_sizes_are_read_off_the_checkpoint(tiny: Path, rows: Path) -> None:
     found = decoder_of(plan)
     assert found is not None
     assert found.in_layers + 2 * found.embedding == pytest.approx(plan.facts.parameters, rel=0.01)
+    assert not found.biased
+
+
+def test_biases_are_read_off_the_checkpoint(rows: Path, tmp_path: Path) -> None:
+    plan = plan_for(make("qwen2", tmp_path / "qwen2"), rows, tmp_path / "never")
+    assert plan.decoder is not None
+    assert plan.decoder.biased == {"q_proj", "k_proj", "v_proj"}
 
 
 @pytest.mark.parametrize(

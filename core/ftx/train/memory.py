@@ -32,17 +32,21 @@ GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"),
 WIDEST = 512  # columns that stand behind 8-bit weights, as ftx.fast.eight_adapters has it
 # Whose activations and head are those that are counted here.
 COUNTED = {f"{kind}ForCausalLM" for kind in ("InternLM2", "Llama", "Mistral", "Qwen2", "Qwen3")}
-LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\..*?(\w+)\.weight$")
+LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\..*?(\w+)\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Sizes of a decoder of Llama's kind: its matrices by leaf name, [out, in] each, and its vocabulary."""
+    """Sizes of a decoder of Llama's kind: its matrices by leaf name, [out, in] each, and its vocabulary.
+
+    `biased`: leaf names of the layers that have a bias, which fp8 leaves as they are.
+    """
 
     layers: int
     matrices: dict[str, tuple[int, int]]
     words: int
     tied: bool
+    biased: frozenset[str] = frozenset()
 
     @property
     def width(self) -> int:
@@ -67,19 +71,22 @@ def decoder_of(plan: Plan) -> Decoder | None:
         return None
     layout = plan.family.layout(plan.base)
     matrices: dict[str, tuple[int, int]] = {}
+    biased = set()
     deepest = -1
     heads = False
     for stored, info in plan.family.checkpoint(plan.base).tensors.items():
         names = layout.native_names(stored)
         heads = heads or any(name.startswith("lm_head") for name in names)
         for name in names:
-            if (found := LAYER.search(name)) and len(info.shape) == 2:
+            if (found := LAYER.search(name)) and found[3] == "bias":
+                biased.add(found[2])
+            elif found and len(info.shape) == 2:
                 deepest = max(deepest, int(found[1]))
                 # Of a fused tensor each part counts an equal share of the rows: only their sum matters.
                 matrices[found[2]] = (info.shape[0] // len(names), info.shape[1])
     if not {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"} <= matrices.keys():
         return None
-    made = Decoder(deepest + 1, matrices, plan.facts.vocab_size, tied=not heads)
+    made = Decoder(deepest + 1, matrices, plan.facts.vocab_size, not heads, frozenset(biased))
     counted = made.in_layers + made.embedding * (1 if made.tied else 2)
     # Experts, or layers of several sizes, are another kind.
     return made if abs(counted - plan.facts.parameters) <= NEAR * plan.facts.parameters else None
@@ -148,7 +155,7 @@ def _columns(plan: Plan, decoder: Decoder) -> tuple[int, int]:
     for group in GROUPS:
         adapted = [leaf for leaf in group if leaf in decoder.matrices and (targets is None or leaf in targets)]
         columns = rank * len(adapted)
-        if 0 < columns <= WIDEST:
+        if 0 < columns <= WIDEST and decoder.biased.isdisjoint(group):
             kept += columns if group != ("down_proj",) else 0
             behind += columns * (sum(decoder.matrices[leaf][0] for leaf in group) + decoder.matrices[group[0]][1])
     return kept, behind
