@@ -1,6 +1,8 @@
 """Training speed and memory on one GPU: ftx beside its peers, in InternLM2's shapes with random weights.
 
-    python benchmarks/train_gpu.py [--rows PATTERN ...] [--steps 5] [--out results.json] [--list]
+    python benchmarks/train_gpu.py [--rows PATTERN ...] [--steps 5] [--peers FOLDER] [--out results.json] [--list]
+
+benchmarks/peers/*.txt name the peers' versions; benchmarks/peers/pack packs them for a machine without a network.
 
 Each row runs in a process of its own, one after the other: peers change transformers for the whole process. A step is
 forward, backward, clipping and AdamW; the mean of --steps of them after four that do not count. Tokens are those that
