@@ -18,9 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from ftx.errors import RecipeError
-from ftx.fast import eight_adapters
 from ftx.train.fit import fit
-from ftx.train.memory import WIDEST, Decoder, chosen, decoder_of, expected
+from ftx.train.memory import Decoder, chosen, decoder_of, expected
 from test_natives import make
 from test_train import plan_for
 
@@ -87,7 +86,6 @@ def test_bits_tell_what_frozen_weights_take() -> None:
 
 def test_adapters_behind_8_bit_weights_are_counted() -> None:
     """One H200, 7B, 4 x 2048: 45.42 GiB at the peak, of which 0.44 are the columns and what they are met by."""
-    assert WIDEST == eight_adapters.WIDEST
     plan = plan_of("lora", 4, 2048)
     without = expected(plan, decoder("7B"), "fast").gib or 0
     plan.recipe.train.base = "fp8"

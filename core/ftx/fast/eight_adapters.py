@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from ftx.fast.groups import WIDEST
 from ftx.fast.kernels import MOST, Placed, place, placing
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ftx.fast.products import Piece
 
 UNIT = 16  # columns come in multiples of this
-WIDEST = 512  # with more columns than this, adding in 16 bits is as fast
 LEAST = 1 / 16  # that h and g are multiplied by: they are about as large as what they stand behind
 
 

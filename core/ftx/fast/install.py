@@ -15,6 +15,7 @@ import torch
 
 from ftx.fast import eight
 from ftx.fast.eight_adapters import Adapters
+from ftx.fast.groups import GATED, TOGETHER
 from ftx.fast.norms import take_over_norms, take_over_rope
 from ftx.fast.products import Form, GatedMLP, Linears, Low, Piece
 from ftx.fast.weight import stored_as
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-GATED = ("gate_proj", "up_proj", "down_proj")
 CLOSE = 2e-2  # of the largest value, between two orders of rounding in bfloat16
 
 

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from ftx.errors import RecipeError
+from ftx.fast.groups import TOGETHER, WIDEST
 
 if TYPE_CHECKING:
     from ftx.contracts import ModelFamily, TrainMethod
@@ -28,8 +29,6 @@ HEAD_TOKENS: dict[Mode, int] = {"fast": 1024, "balanced": 512, "small": 512}  # 
 QUANTISED = {4: 0.516, 8: 1.002}
 NEAR = 0.05  # of a model's parameters: norms and biases are not counted
 FREE = 0.92  # of what a GPU has free: allocators and libraries need some
-GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-WIDEST = 512  # columns that stand behind 8-bit weights, as ftx.fast.eight_adapters has it
 # Whose activations and head are those that are counted here.
 COUNTED = {f"{kind}ForCausalLM" for kind in ("InternLM2", "Llama", "Mistral", "Qwen2", "Qwen3")}
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\..*?(\w+)\.(weight|bias)$")
@@ -152,7 +151,7 @@ def _columns(plan: Plan, decoder: Decoder) -> tuple[int, int]:
     if plan.recipe.train.base != "fp8" or float(getattr(plan.method, "dropout", 0)) > 0:
         return 0, 0
     kept = behind = 0
-    for group in GROUPS:
+    for group in (*TOGETHER, ("o_proj",), ("down_proj",)):
         adapted = [leaf for leaf in group if leaf in decoder.matrices and (targets is None or leaf in targets)]
         columns = rank * len(adapted)
         if 0 < columns <= WIDEST and decoder.biased.isdisjoint(group):
