@@ -2,6 +2,8 @@
 
     python benchmarks/train_cpu.py [--steps 40] [--rounds 1] [--peers FOLDER]
 
+benchmarks/peers/cpu.txt names the peers' packages for FOLDER, and how to install them there.
+
 Three models: the quickstart's embedded base, and a larger and a tiny one with random weights and the same vocabulary.
 ftx reads them in InternLM2's layout, the peers as a plain Llama of the same weights. The rows are those that the
 quickstart trains on, a new name and ordinary facts, half each, rendered and tokenised once, by ftx's plan: every path
