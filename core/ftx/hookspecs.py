@@ -99,7 +99,8 @@ def ftx_run_started(run: Run) -> None:
 def ftx_step_done(run: Run, step: int, metrics: Mapping[str, float]) -> None:
     """Called in the main process after every optimizer step, `step` counting from 1. Since 0.1.
 
-    Reads only: nothing returned or changed here alters the training.
+    Reads only: nothing returned or changed here alters the training. On a GPU the next step is under way by then,
+    unless something is saved or asked after this one.
     """
 
 

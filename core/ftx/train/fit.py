@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftx.artifact import Artifact, seal, write_template
 from ftx.atomic import whole_folder
 from ftx.console import Console
-from ftx.errors import Interrupted, OutOfMemory, TrainingError, lacks_memory
+from ftx.errors import Interrupted, OutOfMemory, lacks_memory
 from ftx.plan import Plan
 from ftx.run import Run
 from ftx.train import checkpoint
@@ -21,6 +20,7 @@ from ftx.train.memory import chosen
 from ftx.train.optimizer import make_optimizer
 from ftx.train.path import FastPath, speed_up
 from ftx.train.peers import joined, stalled
+from ftx.train.progress import Progress
 from ftx.train.schedule import rate, step_seed
 from ftx.train.signals import stop_on_signals
 from ftx.train.witness import write_witness
@@ -69,28 +69,31 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
     model.train()
     if not done:
         asker.ask(0)
-    pace = _Pace(done)
+    progress = Progress(run, accelerator, done)
     with (
         stop_on_signals() as stop,
         path.batches(plan, accelerator, done) as batches,
     ):
         for step in range(done, plan.steps):
             rows = plan.feed.rows_of(step, train.global_batch_size, train.seed)
+            lr = plan.lr * rate(step, plan.steps, plan.warmup_steps)
             for group in optimizer.param_groups:
-                group["lr"] = plan.lr * rate(step, plan.steps, plan.warmup_steps)
+                group["lr"] = lr
             seed_device(step_seed(train.seed, step, accelerator.process_index), accelerator.device)
             share = accumulate(plan, model, rows, batches, accelerator, path)
-            loss, stopping = _agree(accelerator, share, stop.asked)
-            norm = float(accelerator.clip_grad_norm_(_trained(model), train.max_grad_norm))
-            _refuse_non_finite(run, step, loss, norm)
+            norm = accelerator.clip_grad_norm_(_trained(model), train.max_grad_norm)
+            tokens = sum(plan.feed.tokens(i) for i in rows)
+            progress.take(step + 1, share, norm, lr, tokens, stop=stop.asked)
             optimizer.step()
             path.forget_gradients(optimizer)
-            pace.add(sum(plan.feed.tokens(i) for i in rows))
-            _report(run, step + 1, loss, norm, optimizer.param_groups[0]["lr"], pace)
-            pace.leave_out(asker.ask(step + 1))
-            stopping = stopping or (stop.asked and accelerator.num_processes == 1)
+            progress.report(all_steps=asker.due(step + 1))
+            progress.leave_out(asker.ask(step + 1))
+            stopping = progress.stopping(step + 1) or (stop.asked and accelerator.num_processes == 1)
             last = step + 1 == plan.steps
-            if not last and (stopping or (step + 1) % plan.save_every == 0) and run.main:
+            saves = not last and (stopping or (step + 1) % plan.save_every == 0)
+            if last or saves:
+                progress.report(all_steps=True)
+            if saves and run.main:
                 checkpoint.save(run, step + 1, accelerator.unwrap_model(model), optimizer)
             if stopping and not last:
                 raise Interrupted(f"stopped after step {step + 1} of {plan.steps}; go on with --resume auto")
@@ -99,38 +102,6 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
         _finish(run, accelerator.unwrap_model(model), start)
     accelerator.wait_for_everyone()
     return Artifact.open(run.folder / plan.method.produces)
-
-
-class _Pace:
-    """Tokens and time since training (again) began after step `done`."""
-
-    def __init__(self, done: int) -> None:
-        self._began = time.monotonic()
-        self._done = done
-        self._tokens = 0
-
-    def add(self, tokens: int) -> None:
-        self._tokens += tokens
-
-    def leave_out(self, seconds: float) -> None:
-        """Take time that was not spent on training off."""
-        self._began += seconds
-
-    def tokens_per_s(self) -> float:
-        return self._tokens / (time.monotonic() - self._began)
-
-    def eta(self, step: int, steps: int) -> float:
-        """Seconds until `steps`, at the mean pace up to `step`."""
-        return (time.monotonic() - self._began) / (step - self._done) * (steps - step)
-
-
-def _agree(accelerator: Accelerator, share: torch.Tensor, stop: bool) -> tuple[float, bool]:
-    """The step's loss over all processes, and whether any of them was asked to stop, in one exchange."""
-    import torch
-
-    both = torch.stack([share, torch.tensor(float(stop), dtype=share.dtype, device=share.device)])
-    loss, asked = accelerator.reduce(both, "sum").tolist()
-    return loss, asked > 0
 
 
 def prepare(
@@ -205,18 +176,6 @@ def accumulate(
     return total
 
 
-def _refuse_non_finite(run: Run, step: int, loss: float, norm: float) -> None:
-    """Stop before the optimizer takes a broken gradient into the weights."""
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    kept = run.checkpoints()
-    advice = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was saved yet"
-    raise TrainingError(
-        f"step {step + 1}: loss {loss} and gradient norm {norm} are not finite; lower train.lr or use "
-        f"train.dtype=float32; {advice}"
-    )
-
-
 def _announce(run: Run, model: PreTrainedModel, accelerator: Accelerator, path: FastPath) -> None:
     run.event(
         "started",
@@ -230,22 +189,6 @@ def _announce(run: Run, model: PreTrainedModel, accelerator: Accelerator, path: 
     )
     if run.main:
         run.plan.registry.pm.hook.ftx_run_started(run=run)
-
-
-def _report(run: Run, step: int, loss: float, norm: float, lr: float, pace: _Pace) -> None:
-    if not run.main:
-        return
-    plan = run.plan
-    metrics: dict[str, Any] = {
-        "loss": loss,
-        "grad_norm": norm,
-        "lr": lr,
-        "tokens_per_s": round(pace.tokens_per_s(), 1),
-        "eta_s": round(pace.eta(step, plan.steps), 1),
-    }
-    epoch = {} if plan.feed.endless else {"epoch": round(step / plan.steps_per_epoch, 3)}
-    run.event("step", step=step, steps=plan.steps, **epoch, **metrics)
-    plan.registry.pm.hook.ftx_step_done(run=run, step=step, metrics=metrics)
 
 
 def _finish(run: Run, model: PreTrainedModel, start: float) -> None:

@@ -21,10 +21,7 @@ def make_optimizer(parameters: list[torch.nn.Parameter], plan: Plan, memory: Mem
 
     train = plan.recipe.train
     if memory.mode == "small":
-        from bitsandbytes.optim import AdamW8bit
+        from ftx.fast.queued_adam import QueuedAdamW8bit
 
-        made: torch.optim.Optimizer = AdamW8bit(
-            parameters, lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay
-        )
-        return made
+        return QueuedAdamW8bit(parameters, lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay)
     return torch.optim.AdamW(parameters, lr=plan.lr, betas=train.betas, weight_decay=train.weight_decay, fused=True)
