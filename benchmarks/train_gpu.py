@@ -5,10 +5,11 @@
 benchmarks/peers/*.txt name the peers' versions; benchmarks/peers/pack packs them for a machine without a network.
 
 Each row runs in a process of its own, one after the other: peers change transformers for the whole process. A step is
-forward, backward, clipping and AdamW; the mean of --steps of them after four that do not count. Tokens are those that
-a label asks for or that lead to one: padding is none. "%" is of the bf16 product of 8192 x 8192 x 8192 measured in the
-same run. Model flops per token are 4N for adapters and 6N for full tuning, N without the input embedding, and 6 L h s
-for attention to s tokens. Peaks are torch's own count of allocated memory, while loading and after.
+forward, backward, clipping and AdamW; the mean of --steps of them after four that do not count. Rows "ftx train" are
+whole runs, with all that is read and reported of each step. Tokens are those that a label asks for or that lead to
+one: padding is none. "%" is of the bf16 product of 8192 x 8192 x 8192 measured in the same run. Model flops per token
+are 4N for adapters and 6N for full tuning, N without the input embedding, and 6 L h s for attention to s tokens. Peaks
+are torch's own count of allocated memory, while loading and after.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ SHAPES = {"1.8B": Shape(2048, 24, 16, 8, 8192), "7B": Shape(4096, 32, 32, 8, 143
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `by` is "ftx" or a peer; `train` and `data` are recipe values of ftx's."""
+    """One line of the table. `by` is "ftx", "ftx train" or a peer; `train` holds recipe values of ftx's."""
 
     name: str
     model: str
@@ -107,6 +108,8 @@ ROWS = [
     Row("unsloth, its checkpointing", "7B", "qlora", rows=1, by="unsloth", checkpointing=True),
     ftx("r16", "7B", "lora", rows=2, tokens=4096, rank=16),
     ftx("packed", "1.8B", "lora", tokens=8192, rows=1, real="best_fit"),
+    ftx("train, packed", "1.8B", "lora", by="ftx train", tokens=8192, rows=1, real="best_fit"),
+    ftx("train, small", "7B", "qlora", by="ftx train", rows=1, real="best_fit", memory="small"),
     ftx("padded", "1.8B", "lora", rows=16, real="none", attention="sdpa"),
     ftx("end to end", "1.8B", "lora", rows=16, real="none"),
     Row("peft", "1.8B", "lora", by="peft_autocast", checkpointing=True),
@@ -282,6 +285,30 @@ def run_ftx(row: Row, place: Path, steps: int, profile: bool) -> dict[str, float
     return {**timed(step, steps, seen, profile, warm), "load_peak": loading, "expected": path.memory.gib}
 
 
+def run_whole(row: Row, place: Path, steps: int) -> dict[str, float]:
+    """A run as `ftx train` makes it, with all that it reads, checks and reports of each step, timed by its events.
+
+    Five times the steps, as events tell milliseconds. Its peak is that of loading, too.
+    """
+    from ftx.run import events
+    from ftx.train.fit import fit
+
+    last = WARM_REAL + 5 * steps
+    plan = plan_of(replace(row, train=(*row.train, ("save_every", last))), place, last)
+    shutil.rmtree(plan.out, ignore_errors=True)
+    fit(plan)
+    ended = {event["step"]: event for event in events(plan.out) if event["event"] == "step"}
+    rows = [plan.feed.rows_of(step, row.rows, plan.recipe.train.seed) for step in range(WARM_REAL, last)]
+    lengths = [len(sample) for of_step in rows for i in of_step for sample in plan.feed.samples(i)]
+    return {
+        "seconds": ended[last]["time"] - ended[WARM_REAL]["time"],
+        "tokens": sum(lengths),
+        "squares": sum(length**2 for length in lengths),
+        "loss": ended[last]["loss"],
+        "peak": torch.cuda.max_memory_allocated(),
+    }
+
+
 def timed(
     step: Callable[[int], torch.Tensor], steps: int, seen: list[int], profile: bool, warm: int = WARM
 ) -> dict[str, float]:
@@ -344,13 +371,16 @@ def ceiling() -> float:
 
 def one(name: str, place: Path, steps: int, profile: bool) -> None:
     row = next(row for row in ROWS if label(row) == name)
-    found = (run_ftx if row.by == "ftx" else run_peer)(row, place, steps, profile)
+    if row.by == "ftx train":
+        found: dict[str, Any] = run_whole(row, place, steps)
+    else:
+        found = dict((run_ftx if row.by == "ftx" else run_peer)(row, place, steps, profile))
     print("RESULT " + json.dumps(found))
 
 
 def measured(row: Row, given: argparse.Namespace, limit: float) -> dict[str, Any] | None:
     command = [sys.executable, __file__, "--one", label(row), "--place", str(given.place), "--steps", str(given.steps)]
-    path = [str(given.peers), os.environ.get("PYTHONPATH", "")] if given.peers and row.by != "ftx" else []
+    path = [str(given.peers), os.environ.get("PYTHONPATH", "")] if given.peers and not row.by.startswith("ftx") else []
     environment = {**os.environ, **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
     command += ["--profile"] * given.profile
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -371,7 +401,7 @@ def measured(row: Row, given: argparse.Namespace, limit: float) -> dict[str, Any
         "tokens_per_s": round(speed),
         "percent_of_ceiling": round(100 * speed * flops / limit, 1),
         "peak_gib": round(found["peak"] / 2**30, 2),
-        "load_peak_gib": round(found["load_peak"] / 2**30, 2),
+        "load_peak_gib": round(found["load_peak"] / 2**30, 2) if "load_peak" in found else None,
         "expected_gib": round(found["expected"], 2) if found.get("expected") else None,
         "loss": round(found["loss"], 4),
     }
