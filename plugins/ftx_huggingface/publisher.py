@@ -157,8 +157,8 @@ class HuggingFace(Publisher):
     @contextmanager
     def _asking(self, repo: str) -> Iterator[None]:
         """Turn what huggingface_hub raises into one sentence."""
-        import httpx2
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx2 in version 2
 
         refuse_bad_proxies()
         try:
@@ -169,7 +169,7 @@ class HuggingFace(Publisher):
             raise self._failed(repo, error) from None
         except OfflineModeIsEnabled:
             raise HubError("HF_HUB_OFFLINE forbids the network; unset it and run the same command again") from None
-        except (httpx2.HTTPError, ConnectionError) as error:
+        except (httpx.HTTPError, ConnectionError) as error:
             raise unreachable(self.hub, _endpoint(), _line(error)) from None
         except OSError as error:
             if error.errno is not None:
@@ -182,8 +182,8 @@ class HuggingFace(Publisher):
         return f"{self.hub} wants a paid plan for {repo}: {why}"
 
     def _failed(self, repo: str, error: Exception) -> HubError:
-        import httpx2
         from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx2 in version 2
 
         why = _line(error)
         if "quota" in str(error).lower():
@@ -193,7 +193,7 @@ class HuggingFace(Publisher):
             status, said = cause.response.status_code, _line(HubError(cause.server_message or "it gave no reason"))
             store = status in (401, 403, 404)
             return store_refused(self.hub, repo, status, said) if store else refused(self.hub, repo, status, said)
-        if isinstance(cause, httpx2.HTTPError):
+        if isinstance(cause, httpx.HTTPError):
             return unreachable(self.hub, _endpoint(), _line(cause))
         return HubError(f"{self.hub} did not go through with {repo}: {why}; run the same command again")
 

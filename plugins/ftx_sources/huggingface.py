@@ -73,8 +73,8 @@ class HuggingFace(Snapshot):
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """Turn what huggingface_hub raises into one sentence."""
-        import httpx2
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionResolutionError
+        from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx2 in version 2
 
         addresses.refuse_bad_proxies()
         try:
@@ -85,7 +85,7 @@ class HuggingFace(Snapshot):
             # The client looked into its cache after this failure and found nothing there.
             cause = error.__cause__
             raise (self._answered(cause) if isinstance(cause, HfHubHTTPError) else self._unreachable(error)) from None
-        except (httpx2.HTTPError, ConnectionError) as error:
+        except (httpx.HTTPError, ConnectionError) as error:
             raise self._unreachable(error) from None
         except OSError as error:
             raise self._failed(error) from None
