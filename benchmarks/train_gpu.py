@@ -2,7 +2,8 @@
 
     python benchmarks/train_gpu.py [--rows PATTERN ...] [--steps 5] [--peers FOLDER] [--out results.json] [--list]
 
-benchmarks/peers/*.txt name the peers' versions; benchmarks/peers/pack packs them for a machine without a network.
+The lists in benchmarks/peers name the peers' versions; benchmarks/peers/pack packs them for a machine without a
+network.
 
 Each row runs in a process of its own, one after the other: peers change transformers for the whole process. A step is
 forward, backward, clipping and AdamW; the mean of --steps of them after four that do not count. Rows "ftx train" are
@@ -285,7 +286,7 @@ def run_ftx(row: Row, place: Path, steps: int, profile: bool) -> dict[str, float
     return {**timed(step, steps, seen, profile, warm), "load_peak": loading, "expected": path.memory.gib}
 
 
-def run_whole(row: Row, place: Path, steps: int) -> dict[str, float]:
+def run_whole(row: Row, place: Path, steps: int, _: bool) -> dict[str, float]:
     """A run as `ftx train` makes it, with all that it reads, checks and reports of each step, timed by its events.
 
     Five times the steps, as events tell milliseconds. Its peak is that of loading, too.
@@ -371,10 +372,8 @@ def ceiling() -> float:
 
 def one(name: str, place: Path, steps: int, profile: bool) -> None:
     row = next(row for row in ROWS if label(row) == name)
-    if row.by == "ftx train":
-        found: dict[str, Any] = run_whole(row, place, steps)
-    else:
-        found = dict((run_ftx if row.by == "ftx" else run_peer)(row, place, steps, profile))
+    ways: dict[str, Callable[..., Any]] = {"ftx": run_ftx, "ftx train": run_whole}
+    found = ways.get(row.by, run_peer)(row, place, steps, profile)
     print("RESULT " + json.dumps(found))
 
 

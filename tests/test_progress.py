@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from ftx.errors import Interrupted, TrainingError
 from ftx.run import checkpoints_in, events, losses
 from ftx.train import fit as loop
 from ftx.train import progress
+from ftx.train.ask import Asker
 from ftx.train.fit import fit
 from test_train import plan_for, registry_with
 
@@ -65,15 +66,19 @@ def test_the_next_step_is_queued_before_a_step_is_read(
     assert found == [(1, 2), (2, 3), (3, 4), (4, 4), (5, 6), (6, 6)]
 
 
-def test_a_loss_that_is_not_finite_is_never_saved(late: None, tiny: Path, rows: Path, tmp_path: Path) -> None:
-    options = {"train__lr": 1e30, "train__max_steps": 9, "train__save_every": 1}
-    with pytest.raises(TrainingError, match=r"are not finite; .*the last good checkpoint is") as caught:
+@pytest.mark.parametrize(("every", "kept"), [(1, "the last good checkpoint is"), (100, "no checkpoint was saved yet")])
+def test_a_loss_that_is_not_finite_is_never_saved(
+    every: int, kept: str, late: None, tiny: Path, rows: Path, tmp_path: Path
+) -> None:
+    options = {"train__lr": 1e30, "train__max_steps": 9, "train__save_every": every}
+    with pytest.raises(TrainingError, match=f"are not finite; .*{kept}") as caught:
         fit(plan_for(tiny, rows, tmp_path / "run", method="full", **options))
     recorded = losses(tmp_path / "run")
     assert recorded
     assert all(loss < float("inf") for loss in recorded.values())
     assert str(caught.value).startswith(f"step {max(recorded) + 1}:")
-    assert max(recorded) == int(checkpoints_in(tmp_path / "run")[-1].name.removeprefix("step-"))
+    saved = [int(p.name.removeprefix("step-")) for p in checkpoints_in(tmp_path / "run")]
+    assert saved[-1:] == ([max(recorded)] if every == 1 else [])
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -95,25 +100,32 @@ def test_a_stop_request_is_heard(late: None, tiny: Path, rows: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(("is_late", "heard"), [(False, 2), (True, 3)])
-def test_all_processes_stop_after_one_step(is_late: bool, heard: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One is asked to stop in step 2. The first process waits for every step, as it asks questions."""
+def test_a_stop_of_another_process_is_heard(is_late: bool, heard: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one is asked to stop in step 2."""
     monkeypatch.setattr(progress, "late", lambda device: is_late)
+    others = iter([0.0, 1.0])
+    accelerator: Any = SimpleNamespace(
+        device=torch.device("cpu"), reduce=lambda both, how: both + torch.tensor([0.0, next(others, 0.0)])
+    )
+    run: Any = SimpleNamespace(main=False)
+    ours = progress.Progress(run, accelerator, 0)
     stops = []
-    for waits in (True, False):
-        now = [0]
-        accelerator: Any = SimpleNamespace(
-            device=torch.device("cpu"), reduce=lambda both, how, now=now: both + torch.tensor([0.0, now[0] == 2])
-        )
-        run: Any = SimpleNamespace(main=False)
-        ours = progress.Progress(run, accelerator, 0)
-        for step in range(1, 5):
-            now[0] = step
-            ours.take(step, torch.tensor(1.0), torch.tensor(1.0), 1e-3, 9, stop=False)
-            ours.report(all_steps=waits)
-            if ours.stopping(step):
-                stops.append(step)
-                break
-    assert stops == [heard, heard]
+    for step in range(1, 5):
+        ours.take(step, torch.tensor(1.0), torch.tensor(1.0), 1e-3, 9, stop=False)
+        ours.report(all_steps=False)
+        stops.append(ours.stopping)
+    assert stops.index(True) + 1 == heard
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_questions_are_due_alike_in_all_processes(main: bool, tiny: Path, rows: Path, tmp_path: Path) -> None:
+    """Only the main one asks, but all wait for what they have queued."""
+    options: dict[str, Any] = {"eval__questions": ["?"], "eval__every": 2, "train__max_steps": 5}
+    run: Any = SimpleNamespace(plan=plan_for(tiny, rows, tmp_path / "run", **options), main=main)
+    accelerator: Any = SimpleNamespace(unwrap_model=lambda model: model, distributed_type=SimpleNamespace(value="NO"))
+    path: Any = SimpleNamespace(embedding=None)
+    asker = Asker(run, cast("Any", None), path, accelerator)
+    assert [step for step in range(1, 6) if asker.due(step)] == [2, 4, 5]
 
 
 def test_moments_in_8_bits_move_as_ever_and_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,12 @@ class QueuedAdamW8bit(AdamW8bit):  # type: ignore[misc]
     Hundreds of those are in a step of adapters, and after each the GPU stands idle until the next is launched.
     """
 
+    initialized: bool
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         assert closure is None
-        if not getattr(self, "initialized", False):
+        if not self.initialized:
             self.check_overrides()
             self.to_gpu()
             self.initialized = True

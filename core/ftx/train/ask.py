@@ -64,15 +64,15 @@ class Asker:
             raise RecipeError("eval: the model is spread over several processes and cannot answer in one; leave it out")
 
     def due(self, step: int) -> bool:
-        """Whether something is to be asked after so many steps."""
+        """Whether something is to be asked after so many steps, by the main process: all say the same."""
         plan = self._run.plan
-        if self._asked is None or not self._run.main:
+        if self._asked is None:
             return False
         return step % plan.ask_every == 0 or step == plan.steps
 
     def ask(self, step: int) -> float:
         """Ask everything and record the answers, when it is due; the seconds that took."""
-        if self._asked is None or not self.due(step):
+        if self._asked is None or not self._run.main or not self.due(step):
             return 0.0
         began = time.monotonic()
         with as_in_chat(self._model, self._path):

@@ -88,7 +88,7 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
             path.forget_gradients(optimizer)
             progress.report(all_steps=asker.due(step + 1))
             progress.leave_out(asker.ask(step + 1))
-            stopping = progress.stopping(step + 1) or (stop.asked and accelerator.num_processes == 1)
+            stopping = progress.stopping or (stop.asked and accelerator.num_processes == 1)
             last = step + 1 == plan.steps
             saves = not last and (stopping or (step + 1) % plan.save_every == 0)
             if last or saves:

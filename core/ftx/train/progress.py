@@ -39,7 +39,10 @@ class Progress:
 
     A GPU has its next step queued before the numbers of this one are waited for, or it would stand idle each time:
     there a step is read while the next is computed. A number that is not finite may then have reached the weights,
-    which are never saved: who saves or asks waits for all steps first.
+    which are never saved: before something is saved or asked, all steps are waited for.
+
+    All processes read the same steps at the same time, so that all see `stopping`, that one of them was asked to stop,
+    and numbers that are not finite, in the same step.
     """
 
     def __init__(self, run: Run, accelerator: Accelerator, done: int) -> None:
@@ -47,10 +50,10 @@ class Progress:
         self._run, self._accelerator = run, accelerator
         self._late = late(accelerator.device)
         self._queue: deque[_Found] = deque()
-        self._stop_from: int | None = None
+        self.stopping = False
         self._pace = _Pace(done)
 
-    def take(self, step: int, share: torch.Tensor, norm: Any, lr: float, tokens: int, *, stop: bool) -> None:
+    def take(self, step: int, share: torch.Tensor, norm: torch.Tensor, lr: float, tokens: int, *, stop: bool) -> None:
         """Queue what step `step` found: this process's `share` of the loss, the norm, whether it was asked to stop.
 
         Called by all processes, before the optimizer's step. Raises TrainingError where it is read at once and is not
@@ -60,7 +63,6 @@ class Progress:
 
         both = torch.stack([share, torch.full_like(share, float(stop))])
         loss, asked = self._accelerator.reduce(both, "sum")
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else torch.as_tensor(norm)
         numbers = torch.stack([loss, norm.to(loss), asked])
         there = None
         if numbers.is_cuda:
@@ -81,10 +83,6 @@ class Progress:
             found = self._queue.popleft()
             self._report(found, *(found.read or self._read(found)))
 
-    def stopping(self, step: int) -> bool:
-        """Whether some process was asked to stop, by what all processes have read alike in step `step`."""
-        return self._stop_from is not None and self._stop_from <= step - self._late
-
     def leave_out(self, seconds: float) -> None:
         """Take time that was not spent on training off its pace."""
         self._pace.leave_out(seconds)
@@ -93,8 +91,7 @@ class Progress:
         if found.there is not None:
             found.there.synchronize()
         loss, norm, asked = found.numbers.tolist()
-        if asked and self._stop_from is None:
-            self._stop_from = found.step
+        self.stopping = self.stopping or asked > 0
         self._refuse_non_finite(found.step, loss, norm)
         found.read = loss, norm
         return found.read
