@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ftx import hookimpl
 from ftx.fast import attention, head, kernels
 from ftx.fast.graph import Recordings, even_out
 from ftx.fast.install import install
 from ftx.fast.recompute import recompute
+from ftx.run import events
+from ftx.train.fit import fit
 from ftx.train.loss import asked, ends_in_head, loss_sum
 from test_fast import model_of
+from test_train import plan_for, registry_with
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 BIG = {"hidden_size": 512, "intermediate_size": 1408, "head_dim": 64, "num_attention_heads": 8, "num_hidden_layers": 4}
@@ -160,6 +167,24 @@ def test_even_rows_are_few_shapes() -> None:
     assert len(shapes) == 1
 
 
+def test_a_further_recording_keeps_next_to_nothing() -> None:
+    attention.register()
+    model = big()
+    model.set_attn_implementation(attention.NAME)
+    install(model, torch.bfloat16, "folded")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    recordings = Recordings(trained, loss_with(model.train(), 128))
+    held = []
+    for longest in (32, 64, 128, 256):
+        lengths = [longest] * (480 // longest)
+        for seed in range(3):
+            recordings(even_out(batch_of([*lengths, 500 - sum(lengths)], seed), 512, 0))
+        torch.cuda.synchronize()
+        held.append(torch.cuda.memory_allocated())
+    assert len(recordings._made) == 4
+    assert held[-1] - held[0] < 1 << 20, held
+
+
 def test_products_in_8_bits_stay_near_those_in_16() -> None:
     from ftx.fast.eight import can
 
@@ -195,3 +220,59 @@ def test_nf4_is_made_dense_as_bitsandbytes_does() -> None:
     )
     assert nf4_triton.fits(state)
     assert torch.equal(nf4_triton.dense(packed, state, torch.bfloat16), dequantize_4bit(packed, state))
+
+
+class _WaitsRefused:
+    """From step `first` on until step `last`, an error where the host waits for the GPU."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self._steps = range(first, last)
+
+    @hookimpl
+    def ftx_step_done(self, step: int) -> None:
+        refuse_waits(step in self._steps)
+
+
+def refuse_waits(refused: bool) -> None:
+    torch.cuda.set_sync_debug_mode("error" if refused else "default")
+
+
+@contextmanager
+def waits_allowed() -> Iterator[None]:
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("default")
+    yield
+    torch.cuda.set_sync_debug_mode(mode)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode", "ignore:inner dimension")
+@pytest.mark.parametrize("method", ["lora", "qlora", "full", "lora with dropout"])
+@pytest.mark.parametrize("memory", ["fast", "balanced", "small"])
+def test_no_step_waits_for_the_gpu(
+    memory: str, method: str, tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the first few, which set things up, and but for recordings, of which a run makes few."""
+
+    def waits(*given: object) -> None:
+        if torch.cuda.get_sync_debug_mode():
+            raise AssertionError("torch.cuda.synchronize")
+        synchronize(*given)
+
+    def records(recordings: Recordings, batch: dict[str, Any]) -> Any:
+        with waits_allowed():
+            return record(recordings, batch)
+
+    synchronize, record = torch.cuda.synchronize, Recordings._record
+    monkeypatch.setattr(torch.cuda, "synchronize", waits)
+    monkeypatch.setattr(Recordings, "_record", records)
+    registry = registry_with(_WaitsRefused(3, 18))
+    name, dropout = method.split()[0], {"method__dropout": 0.1} if "dropout" in method else {}
+    options = {"method": name, **dropout, "data__packing": "best_fit", "data__max_length": 128}
+    options |= {"train__memory": memory, "train__max_steps": 20, "train__save_every": 20}
+    try:
+        fit(plan_for(tiny, rows, tmp_path / "run", registry, **options))
+    finally:
+        refuse_waits(False)
+    started, *_ = (event for event in events(tmp_path / "run") if event["event"] == "started")
+    assert started["memory"] == memory
+    assert started["path"].get("recorded", False) is not bool(dropout)
