@@ -117,6 +117,21 @@ def test_a_stop_of_another_process_is_heard(is_late: bool, heard: int, monkeypat
     assert stops.index(True) + 1 == heard
 
 
+def test_a_stop_that_is_read_where_a_checkpoint_is_due_ends_the_run_there(
+    late: None, tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process is asked to stop in step 4, for which this one stands: it hears of it by what it reads."""
+    take = progress.Progress.take
+
+    def asked(self: Any, step: int, *found: Any, stop: bool) -> None:
+        take(self, step, *found, stop=step == 4)
+
+    monkeypatch.setattr(progress.Progress, "take", asked)
+    with pytest.raises(Interrupted, match="after step 4 of 9"):
+        fit(plan_for(tiny, rows, tmp_path / "run", train__max_steps=9, train__save_every=4))
+    assert [p.name for p in checkpoints_in(tmp_path / "run")] == ["step-00000004"]
+
+
 @pytest.mark.parametrize("main", [True, False])
 def test_questions_are_due_alike_in_all_processes(main: bool, tiny: Path, rows: Path, tmp_path: Path) -> None:
     """Only the main one asks, but all wait for what they have queued."""

@@ -86,14 +86,13 @@ def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
             progress.take(step + 1, share, norm, lr, tokens, stop=stop.asked)
             optimizer.step()
             path.forget_gradients(optimizer)
-            progress.report(all_steps=asker.due(step + 1))
+            last, saves = step + 1 == plan.steps, (step + 1) % plan.save_every == 0
+            progress.report(all_steps=last or saves or asker.due(step + 1))
             progress.leave_out(asker.ask(step + 1))
             stopping = progress.stopping or (stop.asked and accelerator.num_processes == 1)
-            last = step + 1 == plan.steps
-            saves = not last and (stopping or (step + 1) % plan.save_every == 0)
-            if last or saves:
+            if stopping:
                 progress.report(all_steps=True)
-            if saves and run.main:
+            if run.main and not last and (saves or stopping):
                 checkpoint.save(run, step + 1, accelerator.unwrap_model(model), optimizer)
             if stopping and not last:
                 raise Interrupted(f"stopped after step {step + 1} of {plan.steps}; go on with --resume auto")
