@@ -57,6 +57,7 @@ class Forked:
 
 
 def _run(program: str, arguments: list[str], environment: dict[str, str], told: list[str]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be run under nohup
     os.environ.clear()
     os.environ.update(environment)
     for number, path in enumerate(told, 1):

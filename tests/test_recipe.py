@@ -300,6 +300,24 @@ def test_yaml_of_impossible_values_is_refused(text: str, ftx: Any) -> None:
     assert planned.err.count("\n") == 1
 
 
+def test_a_key_that_stands_twice_is_refused(ftx: Any) -> None:
+    planned = ftx("plan", put("train:\n  lr: 1e-4\ntrain:\n  seed: 1\n"))
+    assert (planned.code, planned.err.count("\n")) == (2, 1)
+    assert "train stands twice" in planned.err
+    assert "line 3" in planned.err
+    assert read_recipe(put("a: &it {b: 1}\nc: {<<: *it, b: 2}\nd: [*it, *it]")) == {
+        "a": {"b": 1},
+        "c": {"b": 2},
+        "d": [{"b": 1}, {"b": 1}],
+    }
+
+
+def test_a_seed_that_no_generator_takes_is_refused(ftx: Any, tiny: Path, rows: Path) -> None:
+    planned = ftx("plan", "--model", tiny, "--data", rows, "--seed", 1 << 32)
+    assert planned.code == 2
+    assert "train.seed" in planned.err
+
+
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text", "3"])
 def test_a_recipe_that_is_no_mapping_is_refused(text: str, ftx: Any) -> None:
     planned = ftx("plan", put(text))

@@ -71,7 +71,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, 
     return data, losses(folder / "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_a_checkpoint_and_exits_6(
     ftx: Any, number: signal.Signals, tiny: Path, tmp_path: Path, unbroken: tuple[Path, dict[int, float]]
 ) -> None:

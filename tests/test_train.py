@@ -147,6 +147,53 @@ def test_resume_takes_a_path_and_refuses_another_plan(tiny: Path, rows: Path, tm
         fit(plan_for(tiny, rows, tmp_path / "run", **options), resume=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("file", "left"),
+    [
+        ("optimizer.safetensors", 100),
+        ("weights/adapter_model.safetensors", 100),
+        ("state.json", 9),
+        ("state.json", None),
+    ],
+)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_will_do(
+    file: str, left: int | None, tiny: Path, rows: Path, tmp_path: Path
+) -> None:
+    options = {"train__max_steps": 5, "train__save_every": 2}
+    fit(plan_for(tiny, rows, tmp_path / "run", **options))
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    older, newest = checkpoints_in(tmp_path / "run")
+    if left is None:
+        (newest / file).unlink()
+    else:
+        os.truncate(newest / file, left)
+    with pytest.raises(RecipeError, match=f"^--resume: {newest}.*; take --resume {older}, the one before it$"):
+        fit(plan_for(tiny, rows, tmp_path / "run", **options), resume="auto")
+    fit(plan_for(tiny, rows, tmp_path / "run", **options), resume=str(older))
+
+
+def test_two_runs_never_write_into_one_folder(tiny: Path, rows: Path, tmp_path: Path) -> None:
+    """A second one, fresh or resumed, is refused while the first lives, and a folder that is not there is not made."""
+    options = {"train__max_steps": 4, "train__save_every": 1}
+    refused: list[RecipeError] = []
+
+    class _Second:
+        @hookimpl
+        def ftx_step_done(self, step: int) -> None:
+            if step == 3:
+                for resume in (None, "auto"):
+                    with pytest.raises(RecipeError, match="another run is writing to") as caught:
+                        fit(plan_for(tiny, rows, tmp_path / "run", **options), resume=resume)
+                    refused.append(caught.value)
+
+    fit(plan_for(tiny, rows, tmp_path / "run", registry_with(_Second()), **options))
+    assert len(refused) == 2
+    assert list(losses(tmp_path / "run")) == [1, 2, 3, 4]
+    with pytest.raises(RecipeError, match="holds no checkpoint"):
+        fit(plan_for(tiny, rows, tmp_path / "none", **options), resume="auto")
+    assert not (tmp_path / "none").exists()
+
+
 def test_only_the_newest_checkpoints_are_kept(tiny: Path, rows: Path, tmp_path: Path) -> None:
     fit(plan_for(tiny, rows, tmp_path / "run", train__max_steps=6, train__save_every=1, train__keep_checkpoints=2))
     assert [p.name for p in checkpoints_in(tmp_path / "run")] == ["step-00000004", "step-00000005"]

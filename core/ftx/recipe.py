@@ -130,7 +130,7 @@ class TrainRecipe(_Section):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay")
     betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="AdamW's momentum terms")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this global norm")
-    seed: int = Field(42, ge=0, description="order of rows, adapter initialisation, dropout")
+    seed: int = Field(42, ge=0, lt=1 << 32, description="order of rows, adapter initialisation, dropout")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="arithmetic; auto: bfloat16 on a GPU, float32 on a CPU"
     )
@@ -345,13 +345,21 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 2e-4 is a number, as people write learning rates, and nothing holds itself."""
+    """YAML in which 2e-4 is a number, as people write learning rates, nothing holds itself, and no key stands twice."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         node = super().compose_node(parent, index)
         if node is not None and node.end_mark is None:  # an alias within what it stands for
             raise yaml.composer.ComposerError(None, None, "a value holds itself", node.start_mark)
         return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        met = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in met:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+            met.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 PREFIX = "step-"
 EVENTS = "events.jsonl"
+NO_LOCKS = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # of file systems without locks
 WITNESS = "trainer.safetensors"  # what the trainer's own model said, for `ftx verify`
 
 
@@ -60,6 +65,37 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
         return checkpoints_in(self.folder)
+
+
+@contextmanager
+def taken(folder: Path) -> Iterator[None]:
+    """Keep a run's folder, which is made, for this process; the lock falls with it.
+
+    Raises RecipeError where another process has it, StorageError. File systems without locks have none here.
+    """
+    if folder.exists() and not folder.is_dir():
+        yield  # refused for what it holds
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"out: {folder} cannot be made: {error.strerror}") from None
+    try:
+        _lock(held, folder)
+        yield
+    finally:
+        os.close(held)
+
+
+def _lock(held: int, folder: Path) -> None:
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RecipeError(f"out: another run is writing to {folder}; wait for its end, or give another --out") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise StorageError(f"out: {folder} cannot be locked: {error.strerror}") from None
 
 
 def _make_folder(plan: Plan) -> None:

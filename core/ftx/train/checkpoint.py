@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,23 +103,50 @@ def find(resume: str, out: Path) -> Path:
     else:
         found = Path(resume)
     if not (found / "state.json").is_file():
-        raise RecipeError(f"--resume: {resume} is no checkpoint (a folder step-N of a run, or 'auto')")
+        raise RecipeError(f"--resume: {found} is no checkpoint (a folder step-N of a run, or 'auto'){_instead(found)}")
     if found.resolve().parents[1] != out.resolve():
         raise RecipeError(f"--resume: {found} is not of the run in {out}; give --out {found.parents[1]}")
     return found
 
 
+def _instead(damaged: Path) -> str:
+    older = [kept for kept in checkpoints_in(damaged.parent.parent) if kept < damaged]
+    return f"; take --resume {older[-1]}, the one before it" if older else ""
+
+
+@contextmanager
+def read_whole(folder: Path | None) -> Iterator[None]:
+    """Tell of a file in the checkpoint that is damaged as RecipeError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if folder is None:
+            raise
+        raise RecipeError(f"--resume: {folder} is damaged ({error}){_instead(folder)}") from None
+
+
 def read_step(folder: Path, run: Run) -> int:
     """Steps done at the checkpoint. Raises RecipeError when it belongs to another plan, naming what differs."""
-    state = json.loads((folder / "state.json").read_text("utf-8"))
-    now, then = json.loads(json.dumps(identity(run))), {**BEFORE, **state["identity"]}
+    step, told = _state(folder)
+    now, then = json.loads(json.dumps(identity(run))), {**BEFORE, **told}
     then["method"] = {key: BEFORE_OF_METHOD[key] for key in now["method"] if key in BEFORE_OF_METHOD} | then["method"]
     differing = [key for key in now if now[key] != then.get(key)]
     if differing:
         raise RecipeError(
             *(f"--resume: {key} was {then.get(key)} in {folder}, but the plan says {now[key]}" for key in differing)
         )
-    return int(state["step"])
+    return step
+
+
+def _state(folder: Path) -> tuple[int, dict[str, Any]]:
+    """What state.json says: the step, and whose it is."""
+    try:
+        state = json.loads((folder / "state.json").read_text("utf-8"))
+        return int(state["step"]), {"method": {}, **state["identity"]}
+    except (ValueError, KeyError, TypeError):
+        raise RecipeError(f"--resume: {folder / 'state.json'} is damaged{_instead(folder)}") from None
 
 
 def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:

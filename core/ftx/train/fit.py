@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from ftx.atomic import whole_folder
 from ftx.console import Console
 from ftx.errors import Interrupted, OutOfMemory, lacks_memory
 from ftx.plan import Plan
-from ftx.run import Run
+from ftx.run import Run, taken
 from ftx.train import checkpoint
 from ftx.train.apart import keep_apart
 from ftx.train.ask import Asker
@@ -52,18 +53,27 @@ def fit(plan: Plan, console: Console | None = None, resume: str | None = None) -
 
 
 def _fit(plan: Plan, console: Console, resume: str | None) -> Artifact:
+    accelerator = joined(plan)
+    if resume:
+        checkpoint.find(resume, plan.out)  # or it is refused before a folder is made
+    with taken(plan.out) if accelerator.is_main_process else nullcontext():
+        return _steps(plan, console, resume, accelerator)
+
+
+def _steps(plan: Plan, console: Console, resume: str | None, accelerator: Accelerator) -> Artifact:
     from ftx.seeds import seed_device
 
     start = time.monotonic()
     train = plan.recipe.train
-    accelerator = joined(plan)
     from_checkpoint = checkpoint.find(resume, plan.out) if resume else None
     run = Run.open(plan, console, fresh=from_checkpoint is None, main=accelerator.is_main_process)
     done = checkpoint.read_step(from_checkpoint, run) if from_checkpoint else 0
-    model, optimizer, path = prepare(plan, accelerator, from_checkpoint)
+    with checkpoint.read_whole(from_checkpoint):
+        model, optimizer, path = prepare(plan, accelerator, from_checkpoint)
+        if from_checkpoint:
+            checkpoint.restore(from_checkpoint, accelerator.unwrap_model(model), optimizer)
     asker = Asker(run, model, path, accelerator)
     if from_checkpoint:
-        checkpoint.restore(from_checkpoint, accelerator.unwrap_model(model), optimizer)
         run.event("resumed", step=done, checkpoint=str(from_checkpoint))
     _announce(run, model, accelerator, path)
     model.train()

@@ -1,6 +1,7 @@
-"""SIGINT and SIGTERM ask for a stop after the step; a second SIGINT stops at once.
+"""SIGINT, SIGTERM and SIGHUP ask for a stop after the step; a second SIGINT stops at once.
 
-A second SIGTERM asks for nothing more: `timeout`, process groups and runners of pipelines pass one on twice.
+SIGHUP comes of a terminal or a connection that is closed; where it is ignored, as under nohup, it stays so. A second
+SIGTERM asks for nothing more: `timeout`, process groups and runners of pipelines pass one on twice.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
@@ -35,7 +36,9 @@ def stop_on_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop.handle) for number in SIGNALS}
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heard = [number for number in SIGNALS if not (nohup and number == signal.SIGHUP)]
+    before = {number: signal.signal(number, stop.handle) for number in heard}
     try:
         yield stop
     finally:
