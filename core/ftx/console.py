@@ -64,8 +64,7 @@ class Console:
 
     def output(self, text: str, end: str = "\n") -> None:
         """What the command was asked for, on stdout."""
-        sys.stdout.write(text + end)
-        sys.stdout.flush()
+        print(text, end=end, flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table for people, on stdout."""

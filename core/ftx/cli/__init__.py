@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from ftx.cli.group import main_group
-from ftx.errors import STOPPED_AT_ONCE, FtxError, OutOfMemory, lacks_memory
+from ftx.errors import STOPPED_AT_ONCE, FtxError, OutOfMemory, StorageError, lacks_memory
+from ftx.lasting import outlast, output_lost
 from ftx.redaction import guard
 
 
 def main() -> None:
     """Entry point of `ftx`."""
     guard()
-    sys.exit(run(sys.argv[1:]))
+    outlast()
+    sys.exit(_all_said(run(sys.argv[1:])))
+
+
+def _all_said(code: int) -> int:
+    """`code`, unless all went well but standard output. A reader that went away, as `| head` does, is no failure."""
+    from ftx.console import Console
+
+    error = output_lost()
+    if code or error is None or isinstance(error, ConnectionError):
+        return code
+    problem = f"standard output could not be written: {error.strerror}; everything else was done"
+    Console().error(StorageError.kind, StorageError.exit_code, [problem])
+    return StorageError.exit_code
 
 
 def _hush_libraries() -> None:
@@ -44,10 +57,6 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         console.error("usage", 2, [error.format_message()])
         return 2
-    except BrokenPipeError:
-        # The reader of our output went away, as `| head` does: nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (KeyboardInterrupt, click.Abort):
         console.error("interrupted", STOPPED_AT_ONCE, ["stopped at once; what was saved before is whole"])
         return STOPPED_AT_ONCE

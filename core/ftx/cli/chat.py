@@ -12,6 +12,7 @@ import click
 from ftx.cli.options import FiniteRange, family_options, given_family
 from ftx.console import Console
 from ftx.errors import FtxError, RecipeError
+from ftx.lasting import output_lost
 from ftx.plugins import Registry
 
 if TYPE_CHECKING:
@@ -121,11 +122,11 @@ class _Session:
     shown: list[Path]
 
     def converse(self) -> None:
-        """Answer line by line, until the lines end."""
+        """Answer line by line, until the lines end or nobody reads the answers."""
         human = sys.stdin.isatty()
         if human:
             self.console.say(HELP)
-        while True:
+        while output_lost() is None:
             if human:
                 self.console.rich.print(">>> ", end="")
             line = sys.stdin.readline()
