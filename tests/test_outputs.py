@@ -16,12 +16,8 @@ from ftx.run import events
 
 NO_ROOM = "ftx: standard output could not be written: No space left on device; everything else was done\n"
 PRINTING = (
-    ("--help",),
     ("plan", "--schema"),
-    ("plan", "--model", "MODEL", "--data", "ROWS", "--json"),
-    ("plan", "--model", "MODEL", "--data", "ROWS"),
     ("data", "check", "ROWS"),
-    ("data", "show", "ROWS"),
     ("chat", "MODEL", "--once", "Hi", "--max-new-tokens", "2", "--json"),
 )
 
