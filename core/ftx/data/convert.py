@@ -31,7 +31,8 @@ def rows_file(path: Path) -> Iterator[RowsFile]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
+        # Half a character, in a column that is not read, stays as JSON's escape for it.
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             rows = RowsFile(file, array=path.suffix == ".json")
             yield rows
             rows.end()
