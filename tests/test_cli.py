@@ -80,6 +80,14 @@ def test_merge_refuses_an_out_too_long_for_a_file(ftx: Any, tiny: Path, rows: Pa
     assert (refused.code, "is too long for the name of a file" in refused.err) == (2, True)
 
 
+def test_a_tables_heads_and_title_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    from ftx.console import Console
+
+    Console().table("of [/a]", ["run [/b]"], [["[/c]"]])
+    out = capsys.readouterr().out
+    assert all(one in out for one in ("of [/a]", "run [/b]", "[/c]"))
+
+
 def test_exit_codes_are_the_documented_ones() -> None:
     from ftx.cli.group import CommandGroup
 

@@ -237,6 +237,34 @@ def test_half_a_character_in_a_column_that_is_not_read_stays_as_it_is(ftx: Any, 
     assert sorted(map(json.dumps, parts)) == sorted(map(json.dumps, rows))
 
 
+@pytest.mark.parametrize("name", ["x[/y]", "[red]x", "x:smile:", "x\udcff"])
+def test_names_and_reasons_are_shown_as_they_are(name: str, ftx: Any, tiny: Path, tmp_path: Path) -> None:
+    shown = name.replace("\udcff", "\\udcff")
+    source = Path(f"{name}.jsonl")
+    source.parent.mkdir(exist_ok=True)
+    put(source, [chat("a[/b]", "c"), {"messages": [{"role": "[/x]", "content": "a"}]}])
+    checked = ftx("data", "check", source, "--max-rejected", 1)
+    assert (checked.code, f"{shown}.jsonl" in checked.out, "role '[/x]' is not known" in checked.out) == (0, True, True)
+    row = ftx("data", "show", source)
+    assert (row.code, f"{shown}.jsonl: row 1" in row.out, "a[/b]" in row.out) == (0, True, True)
+    planned = ftx(
+        "plan",
+        "--model",
+        tiny,
+        "--data",
+        source,
+        "--out",
+        f"r/{name}",
+        "--set",
+        "data.max_rejected=1",
+        "--max-steps",
+        1,
+    )
+    assert (planned.code, f"1 steps into r/{shown}" in planned.out) == (0, True), planned.err
+    converted = ftx("data", "convert", source, f"{name}-out.jsonl", "--max-rejected", 1)
+    assert (converted.code, f"{shown}-out.jsonl" in converted.err) == (0, True)
+
+
 def test_an_excel_sheet_becomes_json_lines(ftx: Any, tmp_path: Path) -> None:
     book = openpyxl.Workbook()
     for line in [("q", "a"), ("我压力很大", "休息一下"), ("b", "c")]:
