@@ -322,7 +322,16 @@ def test_a_split_that_would_leave_nothing_is_refused(ftx: Any, tmp_path: Path) -
     source = put(tmp_path / "rows.jsonl", [chat("a", "b")])
     result = ftx("data", "split", source, tmp_path / "parts", "--test", 0.5)
     assert (result.code, "would fall into one file" in result.err) == (2, True)
-    assert not list((tmp_path / "parts").glob("*"))
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_refused_file_leaves_no_folder_that_was_made_for_it(ftx: Any, tmp_path: Path) -> None:
+    source = put(tmp_path / "rows.jsonl", [chat("a", "b"), chat("a", "")])
+    (tmp_path / "mine").mkdir()
+    for folder in ("new/parts", "mine/parts", "mine"):
+        assert ftx("data", "split", source, tmp_path / folder).code == 3
+        assert ftx("data", "convert", source, tmp_path / folder / "out.jsonl").code == 3
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "mine", source]
 
 
 def test_identity_rows_are_all_different_and_say_the_name(ftx: Any, tiny: Path, tmp_path: Path) -> None:
