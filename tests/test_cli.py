@@ -47,6 +47,47 @@ def test_a_bug_keeps_its_traceback(ftx: Any, monkeypatch: pytest.MonkeyPatch) ->
         ftx("plugins")
 
 
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--model", "TINY", "--data", "ROWS", "--out", LONG),
+        ("plan", "--model", LONG, "--data", "ROWS"),
+        ("merge", LONG),
+        ("app", "new", "gradio_chat", "--model", "TINY", "--out", LONG),
+        ("chat", LONG),
+        ("data", "check", LONG),
+        ("data", "split", "ROWS", LONG),
+        ("data", "convert", "ROWS", f"{LONG}.jsonl"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:2])[:12],
+)
+def test_a_name_too_long_for_a_file_is_a_mistake(
+    arguments: tuple[str, ...], ftx: Any, tiny: Path, rows: Path, tmp_path: Path
+) -> None:
+    given = {"TINY": str(tiny), "ROWS": str(rows)}
+    refused = ftx(*(given.get(one, one) for one in arguments))
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.endswith(f"ftx: {'x' * 60}... is too long for the name of a file; give a shorter one\n")
+    assert list(tmp_path.iterdir()) == [rows]
+
+
+def test_merge_refuses_an_out_too_long_for_a_file(ftx: Any, tiny: Path, rows: Path) -> None:
+    assert ftx("train", "--model", tiny, "--data", rows, "--out", "run", "--max-steps", 1).code == 0
+    refused = ftx("merge", "run", "--out", LONG)
+    assert (refused.code, "is too long for the name of a file" in refused.err) == (2, True)
+
+
+def test_a_tables_heads_and_title_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    from ftx.console import Console
+
+    Console().table("of [/a]", ["run [/b]"], [["[/c]"]])
+    out = capsys.readouterr().out
+    assert all(one in out for one in ("of [/a]", "run [/b]", "[/c]"))
+
+
 def test_exit_codes_are_the_documented_ones() -> None:
     from ftx.cli.group import CommandGroup
 

@@ -202,6 +202,69 @@ def test_any_format_becomes_any_that_can_hold_it(talk: str, name: str, ftx: Any,
     assert json.loads((tmp_path / "back.json").read_text("utf-8")) == [TALKS[talk]]
 
 
+HALF = "the text holds half a character (\\ud83d); write the row as whole UTF-8"
+TOOLS = [{"type": "function", "function": {"name": "a\ud83d"}}]
+
+
+@pytest.mark.parametrize("bad", [chat("a\ud83d", "c"), {**chat("a", "c"), "tools": TOOLS}], ids=["text", "tools"])
+def test_half_a_character_rejects_the_row_in_every_command(bad: Any, ftx: Any, tmp_path: Path) -> None:
+    rows = [bad, *(chat(f"What is {i}?", "c") for i in range(20))]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    told = f"ftx: {source}: row 1: {HALF}\n"
+    for command, out, more in (
+        ("check", (), ("--max-rejected", 1)),
+        ("convert", (tmp_path / "out.json",), ("--to", "alpaca", "--max-rejected", 1)),
+        ("split", (tmp_path / "parts",), ("--test", 0.5, "--max-rejected", 1)),
+    ):
+        refused = ftx("data", command, source, *out, *more[:-2])
+        assert (refused.code, told in refused.err) == (3, True)
+        assert ftx("data", command, source, *out, *more).code == 0
+    shown = ftx("data", "show", source)
+    assert (shown.code, shown.err) == (3, told)
+    assert len(json.loads((tmp_path / "out.json").read_text("utf-8"))) == 20
+    assert sum(len(taken(tmp_path / "parts" / f"{name}.jsonl")) for name in ("train", "test")) == 20
+    (checked,) = ftx("data", "check", source, "--max-rejected", 1, "--json").events
+    assert checked["rows"] == {"read": 21, "good": 20, "rejected": 1}
+
+
+def test_half_a_character_in_a_column_that_is_not_read_stays_as_it_is(ftx: Any, tmp_path: Path) -> None:
+    rows = [{**chat(f"What is {i}?", "c"), "note": "\ud83d"} for i in range(20)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert ftx("data", "split", source, tmp_path / "parts", "--test", 0.5).code == 0
+    parts = [row for name in ("train", "test") for row in taken(tmp_path / "parts" / f"{name}.jsonl")]
+    assert sorted(map(json.dumps, parts)) == sorted(map(json.dumps, rows))
+
+
+@pytest.mark.parametrize("name", ["x[/y]", "[red]x", "x:smile:", "x\udcff"])
+def test_names_and_reasons_are_shown_as_they_are(name: str, ftx: Any, tiny: Path, tmp_path: Path) -> None:
+    shown = name.replace("\udcff", "\\udcff")
+    source = Path(f"{name}.jsonl")
+    source.parent.mkdir(exist_ok=True)
+    put(source, [chat("a[/b]", "c"), {"messages": [{"role": "[/x]", "content": "a"}]}])
+    checked = ftx("data", "check", source, "--max-rejected", 1)
+    assert (checked.code, f"{shown}.jsonl" in checked.out, "role '[/x]' is not known" in checked.out) == (0, True, True)
+    row = ftx("data", "show", source)
+    assert (row.code, f"{shown}.jsonl: row 1" in row.out, "a[/b]" in row.out) == (0, True, True)
+    planned = ftx(
+        "plan",
+        "--model",
+        tiny,
+        "--data",
+        source,
+        "--out",
+        f"r/{name}",
+        "--set",
+        "data.max_rejected=1",
+        "--max-steps",
+        1,
+    )
+    assert (planned.code, f"1 steps into r/{shown}" in planned.out) == (0, True), planned.err
+    converted = ftx("data", "convert", source, f"{name}-out.jsonl", "--max-rejected", 1)
+    assert (converted.code, f"{shown}-out.jsonl" in converted.err) == (0, True)
+
+
 def test_an_excel_sheet_becomes_json_lines(ftx: Any, tmp_path: Path) -> None:
     book = openpyxl.Workbook()
     for line in [("q", "a"), ("我压力很大", "休息一下"), ("b", "c")]:
@@ -259,7 +322,16 @@ def test_a_split_that_would_leave_nothing_is_refused(ftx: Any, tmp_path: Path) -
     source = put(tmp_path / "rows.jsonl", [chat("a", "b")])
     result = ftx("data", "split", source, tmp_path / "parts", "--test", 0.5)
     assert (result.code, "would fall into one file" in result.err) == (2, True)
-    assert not list((tmp_path / "parts").glob("*"))
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_refused_file_leaves_no_folder_that_was_made_for_it(ftx: Any, tmp_path: Path) -> None:
+    source = put(tmp_path / "rows.jsonl", [chat("a", "b"), chat("a", "")])
+    (tmp_path / "mine").mkdir()
+    for folder in ("new/parts", "mine/parts", "mine"):
+        assert ftx("data", "split", source, tmp_path / folder).code == 3
+        assert ftx("data", "convert", source, tmp_path / folder / "out.jsonl").code == 3
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "mine", source]
 
 
 def test_identity_rows_are_all_different_and_say_the_name(ftx: Any, tiny: Path, tmp_path: Path) -> None:

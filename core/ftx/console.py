@@ -24,10 +24,21 @@ def _visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def _whole(text: str) -> str:
+    """The text with JSON's escape in place of half a character, which UTF-8 cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """Text that rich shows as it is: square brackets are no markup, and `:names:` no pictures."""
+    from rich.text import Text
+
+    return Text(_whole(scrub(text)), style)
+
+
 def _print_json(value: Mapping[str, Any]) -> None:
-    """One line of JSON; half a character, which UTF-8 cannot hold, stands as JSON's escape for it."""
-    line = json.dumps(scrub_within(value), ensure_ascii=False)
-    print(line.encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)
+    """One line of JSON."""
+    print(_whole(json.dumps(scrub_within(value), ensure_ascii=False)), flush=True)
 
 
 class Console:
@@ -60,7 +71,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """A line for people."""
-        self.rich.print(scrub(text), markup=False)
+        self.rich.print(_plain(text))
 
     def output(self, text: str, end: str = "\n") -> None:
         """What the command was asked for, on stdout."""
@@ -70,13 +81,12 @@ class Console:
         """A table for people, on stdout."""
         from rich.console import Console as RichConsole
         from rich.table import Table
-        from rich.text import Text
 
-        table = Table(title=title, title_justify="left", show_lines=False)
+        table = Table(title=_plain(title, "table.title"), title_justify="left", show_lines=False)
         for column in columns:
-            table.add_column(column, overflow="fold")
+            table.add_column(_plain(column), overflow="fold")
         for row in rows:
-            table.add_row(*(Text(scrub(cell)) for cell in row))
+            table.add_row(*map(_plain, row))
         if not self.quiet:
             RichConsole(highlight=False).print(table)
 
@@ -86,12 +96,12 @@ class Console:
         from rich.panel import Panel
 
         if not self.quiet:
-            RichConsole(highlight=False).print(Panel(text, title=title, title_align="left"))
+            RichConsole(highlight=False).print(Panel(text, title=_plain(title), title_align="left"))
 
     def warn(self, text: str) -> None:
         if self.json_lines:
             _print_json({"event": "warning", "message": text})
-        self.rich.print(scrub(f"warning: {text}"), style="yellow", markup=False)
+        self.rich.print(_plain(f"warning: {text}", "yellow"))
 
     def error(self, kind: str, code: int, problems: Sequence[str]) -> None:
         """Why the command ends, one sentence a line on stderr."""

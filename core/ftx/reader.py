@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ftx.artifact import Artifact, family_of
 from ftx.context import refuse_too_long
 from ftx.contracts import ImageProcessor, ModelFamily
-from ftx.data.conversation import IMAGE, Message, Picture, RowError
-from ftx.data.encode import refuse_strange_characters
+from ftx.data.conversation import IMAGE, Message, Picture, RowError, refuse_strange_characters
 from ftx.data.images import look_at, open_picture
 from ftx.data.template import Template
 from ftx.data.tokens import Tokenizer

@@ -1,13 +1,14 @@
-"""The command line. `main` is the one place where a FtxError becomes a sentence and an exit code."""
+"""The command line. In `run` alone a mistake, also a name too long for a file, becomes a sentence and an exit code."""
 
 from __future__ import annotations
 
 import sys
 
 from ftx.cli.group import main_group
-from ftx.errors import STOPPED_AT_ONCE, FtxError, OutOfMemory, StorageError, lacks_memory
+from ftx.errors import STOPPED_AT_ONCE, FtxError, OutOfMemory, RecipeError, StorageError, lacks_memory
 from ftx.lasting import outlast, output_lost
 from ftx.redaction import guard
+from ftx.user_paths import too_long
 
 
 def main() -> None:
@@ -60,6 +61,11 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         console.error("interrupted", STOPPED_AT_ONCE, ["stopped at once; what was saved before is whole"])
         return STOPPED_AT_ONCE
+    except OSError as error:
+        if not (problem := too_long(error)):
+            raise
+        console.error(RecipeError.kind, RecipeError.exit_code, [problem])
+        return RecipeError.exit_code
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,6 +20,30 @@ class RowError(Exception):
         super().__init__(f"{reason}; {remedy}")
         self.reason = reason
         self.remedy = remedy
+
+
+def refuse_strange_characters(text: str) -> None:
+    """Raise RowError for what JSON can spell and is no text: half of a surrogate pair, which has no tokens, and NUL."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise RowError(f"the text holds half a character ({half})", "write the row as whole UTF-8") from None
+    if "\x00" in text:
+        raise RowError("the text holds a NUL character", "remove it")
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """All texts in JSON values, however deep: a call for each level would exceed Python's own."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list | tuple):
+            waiting += one
 
 
 @dataclass(frozen=True)
@@ -97,6 +121,13 @@ class Conversation:
     def learnt_turns(self) -> int:
         """Number of answers that are learnt."""
         return sum(message.role == "assistant" and message.loss for message in self.messages)
+
+    def refuse_strange_characters(self) -> None:
+        """Raise RowError when what is said, called or offered as a tool holds what is no text."""
+        for message in self.messages:
+            refuse_strange_characters(message.content)
+        for text in texts_in([self.tools, *(message.tool_calls for message in self.messages)]):
+            refuse_strange_characters(text)
 
     def with_system(self, system: str | None) -> Conversation:
         """The same conversation with `system` in front, unless it has a system message or is plain text."""

@@ -23,15 +23,17 @@ ENDINGS = (".jsonl", ".json")
 
 @contextmanager
 def rows_file(path: Path) -> Iterator[RowsFile]:
-    """A file of rows that appears whole, or not at all. Raises RecipeError, StorageError."""
+    """A file of rows that appears whole, with its folders, or not at all. Raises RecipeError, StorageError."""
     if path.suffix not in ENDINGS:
         raise RecipeError(f"{path} must end in {' or '.join(ENDINGS)}")
     if path.exists():
         raise RecipeError(f"{path} exists; give another name or remove it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
+        # Half a character, in a column that is not read, stays as JSON's escape for it.
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             rows = RowsFile(file, array=path.suffix == ".json")
             yield rows
             rows.end()
@@ -43,6 +45,9 @@ def rows_file(path: Path) -> Iterator[RowsFile]:
     finally:
         with suppress(OSError):  # of a read-only file system, which holds nothing of ours
             temporary.unlink()
+        for folder in made:
+            with suppress(OSError):  # it holds the file, or another's
+                folder.rmdir()
 
 
 @dataclass

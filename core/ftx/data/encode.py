@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ftx.data.conversation import Conversation, Message, Picture, RowError
+from ftx.data.conversation import Conversation, Message, Picture, RowError, refuse_strange_characters
 from ftx.data.template import IMAGE_ID, Encoded, Piece, Placed, Template, message_pieces
 from ftx.data.tokens import Tokenizer
 
@@ -134,17 +134,6 @@ def _joined(row: list[Unit], known: dict[str, list[int]], pictures: list[Picture
         ids += new
         learnt.append((b"\1" if loss else b"\0") * len(new))
     return Encoded(ids, b"".join(learnt), tuple(placed))
-
-
-def refuse_strange_characters(text: str) -> None:
-    """Raise RowError for what JSON can spell and is no text: half of a surrogate pair, which has no tokens, and NUL."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(text[error.start]):04x}"
-        raise RowError(f"the text holds half a character ({half})", "write the row as whole UTF-8") from None
-    if "\x00" in text:
-        raise RowError("the text holds a NUL character", "remove it")
 
 
 def _text_pieces(message: Message) -> Iterator[Piece]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ftx.data.conversation import Conversation, Message, RowError
-from ftx.data.encode import refuse_strange_characters
+from ftx.data.conversation import Conversation, Message, RowError, refuse_strange_characters, texts_in
 from ftx.data.template import Piece, Template, message_pieces
 
 if TYPE_CHECKING:
@@ -203,21 +202,8 @@ def _marked(index: int, message: Message, tokenizer: Tokenizer, calls: bool) -> 
 
 def _spoken(value: list[Any], tokenizer: Tokenizer) -> list[Any]:
     """Tools and calls are written by the template itself, so a special token inside them would become one."""
-    for text in _strings(value):
+    for text in texts_in(value):
         refuse_strange_characters(text)
         if any(tokenizer.special(part) is not None for part in tokenizer.split_specials(text)):
             raise RowError(f"a tool or call holds a special token ({text[:40]!r})", "write it without the token")
     return value
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All texts in JSON values, however deep: a call for each level would exceed Python's own."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one, dict):
-            waiting += [*one, *one.values()]
-        elif isinstance(one, list | tuple):
-            waiting += one

@@ -33,7 +33,10 @@ class DataSet:
     def conversations(self, record: Record) -> list[Conversation]:
         """The record's conversations, nearly always one, with the set's system message. Raises RowError."""
         value = renamed(record.value, self.columns)
-        return [found.with_system(self.system) for found in self.format.parse_all(value)]
+        conversations = self.format.parse_all(value)
+        for found in conversations:
+            found.refuse_strange_characters()
+        return [found.with_system(self.system) for found in conversations]
 
     def images_in(self, record: Record) -> Path:
         """The folder that the record's image paths start from."""

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftx.data.conversation import RowError
-from ftx.data.encode import refuse_strange_characters
+from ftx.data.conversation import RowError, refuse_strange_characters
 from ftx.errors import DataError
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftx.data.conversation import RowError
-from ftx.data.encode import refuse_strange_characters
+from ftx.data.conversation import RowError, refuse_strange_characters
 from ftx.data.images import look_at
 from ftx.errors import RecipeError
 from ftx.few_bits import of_bitsandbytes
