@@ -148,6 +148,7 @@ def _only_where_needed(watch: Watch, log: Path) -> None:
         speaks = "git-lfs" in words[0] or any(word in REMOTE for word in words) or "credential" in line
         assert speaks or "remote-http" in line or not _found(environment.encode()), line
     for line, environment in watch.environments.items():
-        if "-m ftx" in line:  # a child that has not become another program yet
+        # A child that has not become another program yet; what Python itself asks for the name of the system.
+        if "-m ftx" in line or line == "uname -p":
             continue
         assert not [name for name in FOREIGN if name in environment], line
