@@ -281,7 +281,9 @@ def test_other_yaml_readers_keep_their_own_rules() -> None:
     assert yaml.safe_load("2e-4") == "2e-4"
 
 
-@pytest.mark.parametrize("text", ["model: [", "model: 'x", "a: b: c", "\tmodel: x", "model: {a: 1", "model: *nowhere"])
+@pytest.mark.parametrize(
+    "text", ["model: [", "model: 'x", "a: b: c", "\tmodel: x", "model: {a: 1", "model: *nowhere", "{[a]: b}"]
+)
 def test_broken_yaml_is_refused(text: str, ftx: Any) -> None:
     planned = ftx("plan", put(text))
     assert planned.code == 2

@@ -354,9 +354,9 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        met = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in met:
+        met: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in met:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
             met.add(key.value)
         return super().construct_mapping(node, deep)
