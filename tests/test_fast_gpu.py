@@ -185,6 +185,33 @@ def test_a_further_recording_keeps_next_to_nothing() -> None:
     assert held[-1] - held[0] < 1 << 20, held
 
 
+@pytest.mark.parametrize("again", ["fast", "balanced"])
+def test_passes_beside_recordings_take_no_memory_of_their_own(again: str) -> None:
+    """Of these shapes two are recorded, as they come three times."""
+    attention.register()
+    model = big()
+    model.set_attn_implementation(attention.NAME)
+    install(model, torch.bfloat16, "folded")
+    if again == "balanced":
+        recompute(model, offload=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    recordings = Recordings(trained, loss_with(model.train(), 128))
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    base, reserved, losses = torch.cuda.memory_reserved(), [], []
+    for longest, times in ((2048, 3), (1024, 1), (512, 3), (256, 1), (2048, 3)):
+        lengths = [longest] * (4000 // longest) + [4000 % longest]
+        for _ in range(times):
+            losses.append(recordings(even_out(batch_of(lengths, longest), 4096, 0)))
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        reserved.append(torch.cuda.memory_reserved() - base)
+    assert len(recordings._made) == 2
+    assert max(reserved) < 1.15 * reserved[0], reserved
+    found = torch.stack(losses).tolist()
+    assert found[:3] == pytest.approx(found[-3:], rel=1e-3)
+
+
 def test_products_in_8_bits_stay_near_those_in_16() -> None:
     from ftx.fast.eight import can
 

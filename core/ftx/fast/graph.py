@@ -7,8 +7,9 @@ to where the recording reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -23,6 +24,7 @@ SAMPLES = 32  # and samples of this
 FULL = 0.9  # the share of its places that a batch must fill to be evened out to all of them
 MOST = 12  # recordings kept
 BEFORE = 2  # passes of a shape before it is recorded
+LEFT = 1 << 12  # bytes that a pass leaves: its loss
 
 Loss = Callable[[dict[str, Any]], "Tensor"]
 
@@ -63,6 +65,9 @@ class Recordings:
     """Passes of one model by the shapes of their batches.
 
     A shape is computed as ever until it has come a few times. Gradients are added to those that parameters have.
+
+    Recordings, and passes beside them, take turns in one memory: each by itself would keep what a pass takes. So
+    nothing that a pass makes may outlive it, but gradients, which are there before.
     """
 
     def __init__(self, parameters: list[Tensor], loss: Loss) -> None:
@@ -70,28 +75,53 @@ class Recordings:
         self._parameters, self._loss = parameters, loss
         self._met: dict[tuple[Any, ...], int] = {}
         self._made: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        self._pool: Any = None
-        # One of each for all recordings: each stream would have a workspace of its own (cuBLAS; 64 MiB on Hopper).
+        self._most = MOST
         self._inputs: dict[tuple[str, tuple[int, ...]], Tensor] = {}
-        self._aside: torch.cuda.Stream | None = None
+        self._pool = torch.cuda.MemPool()
+        self._aside = torch.cuda.Stream()  # memory is a stream's own, and so is the workspace of its products
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def __call__(self, batch: dict[str, Any]) -> Tensor:
         """The loss, detached; `batch` may lie in pinned host memory."""
         key = tuple((name, tuple(v.shape) if isinstance(v, torch.Tensor) else v) for name, v in sorted(batch.items()))
         self._met[key] = self._met.get(key, 0) + 1
-        if key not in self._made and self._met[key] > BEFORE and len(self._made) < MOST:
+        if key not in self._made and self._met[key] > BEFORE and len(self._made) < self._most:
             self._made[key] = self._record(batch)
-        if key not in self._made:
-            return self._pass(on_device(batch, torch.device("cuda")))
-        graph, loss = self._made[key]
-        self._given(batch)
-        graph.replay()
-        return loss.clone()
+        if key in self._made:
+            graph, loss = self._made[key]
+            self._given(batch)
+            graph.replay()
+            return loss.clone()
+        batch = on_device(batch, torch.device("cuda"))
+        return self._beside(batch) if self._made else self._pass(batch)
 
     def _pass(self, batch: dict[str, Any]) -> Tensor:
-        loss = self._loss(batch)
-        loss.backward()
+        with torch.autograd.set_multithreading_enabled(False):  # memory is chosen for a thread
+            loss = self._loss(batch)
+            loss.backward()
         return loss.detach()
+
+    def _beside(self, batch: dict[str, Any]) -> Tensor:
+        """A pass that is not recorded, where recordings are."""
+        before = torch.cuda.memory_allocated()
+        with self._there():
+            loss = self._pass(batch)
+        loss = loss.clone()
+        if torch.cuda.memory_allocated() > before + LEFT:  # the next recording would write over it
+            self._made.clear()
+            self._most = 0
+        return loss
+
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        """On the stream and in the memory of recordings, none of which runs meanwhile."""
+        here = torch.cuda.current_stream()
+        self._aside.wait_stream(here)
+        with torch.cuda.stream(self._aside), torch.cuda.use_mem_pool(self._pool):
+            yield
+        here.wait_stream(self._aside)
 
     def _given(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch where recordings of its shape read it."""
@@ -105,24 +135,16 @@ class Recordings:
         return given
 
     def _record(self, batch: dict[str, Any]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        for parameter in self._parameters:  # where the recording adds to
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
         given = self._given(batch)
         # In host memory: beside a pass there may be no room for them.
         kept = [parameter.grad.cpu() for parameter in self._parameters if parameter.grad is not None]
-        aside = self._aside = self._aside or torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # once where it is recorded, so that nothing is set up while it is
+        torch.cuda.empty_cache()  # what passes so far have used: recordings have memory of their own
+        with self._there():  # once where it is recorded, so that nothing is set up while it is
             self._pass(given)
-        torch.cuda.current_stream().wait_stream(aside)
         for parameter, gradient in zip(self._parameters, kept, strict=True):
             assert parameter.grad is not None
             parameter.grad.copy_(gradient)
-        del kept
-        torch.cuda.empty_cache()  # what passes so far have used: a recording has memory of its own
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=aside, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, cast("Any", self._pool.id), self._aside, capture_error_mode="thread_local"):
             loss = self._pass(given)
-        self._pool = graph.pool()
         return graph, loss
