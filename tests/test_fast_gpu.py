@@ -185,6 +185,17 @@ def test_a_further_recording_keeps_next_to_nothing() -> None:
     assert held[-1] - held[0] < 1 << 20, held
 
 
+def test_what_comes_seldom_is_not_recorded() -> None:
+    attention.register()
+    model = big()
+    model.set_attn_implementation(attention.NAME)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    recordings = Recordings(trained, loss_with(model.train(), 128))
+    for length in [*range(20, 70)] * 3 + [80] * 8:
+        recordings(batch_of([length]))
+    assert [dict(key)["max_length_q"] for key in recordings._made] == [80]
+
+
 @pytest.mark.parametrize("again", ["fast", "balanced"])
 def test_passes_beside_recordings_take_no_memory_of_their_own(again: str) -> None:
     """Of these shapes two are recorded, as they come three times."""

@@ -7,6 +7,7 @@ to where the recording reads.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +25,7 @@ SAMPLES = 32  # and samples of this
 FULL = 0.9  # the share of its places that a batch must fill to be evened out to all of them
 MOST = 12  # recordings kept
 BEFORE = 2  # passes of a shape before it is recorded
+SHARE = 0.04  # of all passes so far that are of its shape
 LEFT = 1 << 12  # bytes that a pass leaves: its loss
 
 Loss = Callable[[dict[str, Any]], "Tensor"]
@@ -64,7 +66,8 @@ def _even_targets(places: Tensor, targets: Tensor) -> dict[str, Tensor]:
 class Recordings:
     """Passes of one model by the shapes of their batches.
 
-    A shape is computed as ever until it has come a few times. Gradients are added to those that parameters have.
+    A shape is computed as ever until it has come a few times, and often enough to pay. Gradients are added to those
+    that parameters have.
 
     Recordings, and passes beside them, take turns in one memory: each by itself would keep what a pass takes. So
     nothing that a pass makes may outlive it, but gradients, which are there before.
@@ -73,7 +76,7 @@ class Recordings:
     def __init__(self, parameters: list[Tensor], loss: Loss) -> None:
         """`loss` computes a batch's loss from tensors on the device, and waits for none of them."""
         self._parameters, self._loss = parameters, loss
-        self._met: dict[tuple[Any, ...], int] = {}
+        self._met: Counter[tuple[Any, ...]] = Counter()
         self._made: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._most = MOST
         self._inputs: dict[tuple[str, tuple[int, ...]], Tensor] = {}
@@ -86,8 +89,9 @@ class Recordings:
     def __call__(self, batch: dict[str, Any]) -> Tensor:
         """The loss, detached; `batch` may lie in pinned host memory."""
         key = tuple((name, tuple(v.shape) if isinstance(v, torch.Tensor) else v) for name, v in sorted(batch.items()))
-        self._met[key] = self._met.get(key, 0) + 1
-        if key not in self._made and self._met[key] > BEFORE and len(self._made) < self._most:
+        self._met[key] += 1
+        often = self._met[key] > max(BEFORE, SHARE * self._met.total())
+        if key not in self._made and often and len(self._made) < self._most:
             self._made[key] = self._record(batch)
         if key in self._made:
             graph, loss = self._made[key]
