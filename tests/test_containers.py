@@ -341,6 +341,15 @@ def test_tokens_are_files_and_only_where_there_is_a_network(
     assert not any("secretsecret" in word for word in [*publishing, *serving])
 
 
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "NCCL_DEBUG", "PYTORCH_ALLOC_CONF", "TORCH_DEVICE"])
+def test_how_to_compute_goes_in(argv: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SOMETHING_ELSE", "1")
+    words = argv("train")
+    assert f"--env={name}" in words
+    assert "--env=SOMETHING_ELSE" not in words
+
+
 def test_a_login_goes_in_as_a_file_too(argv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     assert not any("HF_TOKEN" in word for word in argv("publish", "huggingface"))

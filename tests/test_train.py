@@ -325,18 +325,24 @@ def no_memory(*_: object) -> torch.Tensor:
     return torch.empty(1 << 50, dtype=torch.uint8)
 
 
+@pytest.mark.parametrize("users", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
 @pytest.mark.parametrize("full", [no_gpu_memory, no_memory])
 def test_memory_that_runs_out_ends_with_advice(
-    tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Any
+    tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Any, users: str | None
 ) -> None:
+    """What the user said of torch's allocator stands, and on a CPU it is no matter."""
     from ftx.train import path as loop
 
     monkeypatch.setattr(loop, "loss_sum", full)
+    if users:
+        monkeypatch.setenv(users, "max_split_size_mb:512")
     with pytest.raises(
         FtxError, match=r"not enough memory; try --set train\.memory=balanced, or train\.micro_batch"
     ) as caught:
         fit(plan_for(tiny, rows, tmp_path / "run"))
     assert caught.value.exit_code == 4
+    segments = "expandable_segments:True in the environment" in str(caught.value)
+    assert segments is (full is no_gpu_memory and users is None)
 
 
 def test_a_run_that_saved_nothing_gives_its_folder_back(ftx: Any, tiny: Path, rows: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ TRAVEL = {
     "HF_HUB_DISABLE_XET",
     "MODELSCOPE_ENDPOINT",
 }
-TRAVEL_BY = ("OMP_", "NCCL_", "GLOO_", "TORCH_")
+TRAVEL_BY = ("OMP_", "NCCL_", "GLOO_", "TORCH_", "PYTORCH_")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # how torch takes a GPU's memory
+
 
 def fit(plan: Plan, console: Console | None = None, resume: str | None = None) -> Artifact:
     """Train as planned and return the sealed artefact.
@@ -44,7 +47,7 @@ def fit(plan: Plan, console: Console | None = None, resume: str | None = None) -
         return _fit(plan, console, resume)
     except (MemoryError, RuntimeError) as error:
         if lacks_memory(error):
-            raise OutOfMemory(_memory_advice(plan)) from None
+            raise OutOfMemory(_memory_advice(plan, error)) from None
         if gone := stalled(error, plan):
             raise gone from error
         raise
@@ -224,7 +227,9 @@ def _finish(run: Run, model: PreTrainedModel, start: float) -> None:
     plan.registry.pm.hook.ftx_run_finished(run=run, artifact=artifact)
 
 
-def _memory_advice(plan: Plan) -> str:
+def _memory_advice(plan: Plan, error: Exception) -> str:
+    import torch
+
     micro = plan.micro_batch_size
     less = {"auto": "balanced", "fast": "balanced", "balanced": "small"}.get(str(plan.recipe.train.memory))
     smaller = [f"--set train.memory={less}"] if less else []
@@ -234,4 +239,6 @@ def _memory_advice(plan: Plan) -> str:
         smaller += ["--method qlora"]
     elif getattr(plan.method, "bits", 4) > 4:
         smaller += ["--set method.bits=4"]
+    if isinstance(error, torch.OutOfMemoryError) and not any(name in os.environ for name in ALLOCATOR):
+        smaller += [f"{ALLOCATOR[0]}=expandable_segments:True in the environment"]
     return f"the device has not enough memory; try {', or '.join(smaller)}"
