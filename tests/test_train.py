@@ -22,7 +22,7 @@ from ftx.plan import Plan, make_plan
 from ftx.plugins import Origin, Registry, load_registry
 from ftx.recipe import Written
 from ftx.run import checkpoints_in, events, losses
-from ftx.train.fit import fit
+from ftx.train.fit import ALLOCATOR, fit
 
 
 def plan_for(model: Path, data: Path, out: Path, registry: Registry | None = None, **options: Any) -> Plan:
@@ -325,7 +325,7 @@ def no_memory(*_: object) -> torch.Tensor:
     return torch.empty(1 << 50, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("users", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+@pytest.mark.parametrize("users", [None, *ALLOCATOR])
 @pytest.mark.parametrize("full", [no_gpu_memory, no_memory])
 def test_memory_that_runs_out_ends_with_advice(
     tiny: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Any, users: str | None
@@ -334,6 +334,8 @@ def test_memory_that_runs_out_ends_with_advice(
     from ftx.train import path as loop
 
     monkeypatch.setattr(loop, "loss_sum", full)
+    for name in ALLOCATOR:
+        monkeypatch.delenv(name, raising=False)
     if users:
         monkeypatch.setenv(users, "max_split_size_mb:512")
     with pytest.raises(
