@@ -223,6 +223,32 @@ def test_passes_beside_recordings_take_no_memory_of_their_own(again: str) -> Non
     assert found[:3] == pytest.approx(found[-3:], rel=1e-3)
 
 
+def test_what_else_is_computed_takes_the_memory_of_recordings() -> None:
+    attention.register()
+    model = big()
+    model.set_attn_implementation(attention.NAME)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    recordings = Recordings(trained, loss_with(model.train(), 128))
+    batch = even_out(batch_of([2000, 2000]), 4096, 0)
+    losses = [recordings(batch) for _ in range(3)]
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    reserved = torch.cuda.memory_reserved()
+    with recordings.beside(), torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+        model(input_ids=batch["input_ids"].cuda())
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() == reserved
+    assert len(recordings._made) == 1
+    losses.append(recordings(batch))
+    with recordings.beside():
+        kept = torch.ones(1 << 16, device="cuda")
+    assert not recordings._made
+    losses += [recordings(batch) for _ in range(3)]
+    assert torch.stack(losses).tolist() == pytest.approx([losses[0].item()] * 7, rel=1e-3)
+    assert kept.all()
+
+
 def test_products_in_8_bits_stay_near_those_in_16() -> None:
     from ftx.fast.eight import can
 

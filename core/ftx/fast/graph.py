@@ -96,10 +96,13 @@ class Recordings:
         if key in self._made:
             graph, loss = self._made[key]
             self._given(batch)
-            graph.replay()
+            with self._there():  # memory that is given back is waited for on its own stream alone
+                graph.replay()
             return loss.clone()
         batch = on_device(batch, torch.device("cuda"))
-        return self._beside(batch) if self._made else self._pass(batch)
+        with self.beside():
+            loss = self._pass(batch)
+        return loss.clone()
 
     def _pass(self, batch: dict[str, Any]) -> Tensor:
         with torch.autograd.set_multithreading_enabled(False):  # memory is chosen for a thread
@@ -107,16 +110,18 @@ class Recordings:
             loss.backward()
         return loss.detach()
 
-    def _beside(self, batch: dict[str, Any]) -> Tensor:
-        """A pass that is not recorded, where recordings are."""
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """What else is computed with the model, in the memory of recordings; nothing there is to outlive it."""
+        if not self._made:
+            yield
+            return
         before = torch.cuda.memory_allocated()
         with self._there():
-            loss = self._pass(batch)
-        loss = loss.clone()
-        if torch.cuda.memory_allocated() > before + LEFT:  # the next recording would write over it
+            yield
+        if torch.cuda.memory_allocated() > before + LEFT:  # recordings would write over it
             self._made.clear()
             self._most = 0
-        return loss
 
     @contextmanager
     def _there(self) -> Iterator[None]:

@@ -74,11 +74,14 @@ class Asker:
         if self._asked is None or not self._run.main or not self.due(step):
             return 0.0
         began = time.monotonic()
-        with as_in_chat(self._model, self._path):
-            talk = self._talk(self._asked)
-            for number, question in enumerate(self._asked.questions):
-                self._record(talk, step, number, question)
+        with self._path.beside(), as_in_chat(self._model, self._path):
+            self._ask_all(self._asked, step)
         return time.monotonic() - began
+
+    def _ask_all(self, asked: EvalRecipe, step: int) -> None:
+        talk = self._talk(asked)
+        for number, question in enumerate(asked.questions):
+            self._record(talk, step, number, question)
 
     def _talk(self, asked: EvalRecipe) -> Talk:
         from ftx.talk import Talk

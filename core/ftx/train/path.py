@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -93,6 +94,10 @@ class FastPath:
             trained = [p for p in model.parameters() if p.requires_grad]
             self._recordings = Recordings(trained, partial(self._loss, model))
         return self._recordings(batch)
+
+    def beside(self) -> AbstractContextManager[None]:
+        """Where something else is computed with the model, of which nothing stays on the device."""
+        return self._recordings.beside() if self._recordings else nullcontext()
 
     def as_dict(self) -> dict[str, Any]:
         """What a run's events say of it."""
