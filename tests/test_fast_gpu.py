@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,6 +249,37 @@ def test_what_else_is_computed_takes_the_memory_of_recordings() -> None:
     losses += [recordings(batch) for _ in range(3)]
     assert torch.stack(losses).tolist() == pytest.approx([losses[0].item()] * 7, rel=1e-3)
     assert kept.all()
+
+
+@pytest.fixture
+def garbage_is_collected_often() -> Iterator[None]:
+    before = gc.get_threshold()
+    gc.set_threshold(10)
+    yield
+    gc.set_threshold(*before)
+
+
+def test_an_ended_run_is_not_collected_while_a_pass_is_recorded(garbage_is_collected_often: None) -> None:
+    """CUDA frees no memory meanwhile, and torch ends the process where it is asked to."""
+    attention.register()
+    model = big()
+    model.set_attn_implementation(attention.NAME)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    batch = batch_of([500])
+    ended = [Recordings(trained, loss_with(model.train(), 128))]
+    losses = [ended[0](batch) for _ in range(3)]
+    plain = loss_with(model, 128)
+
+    def loss(batch: dict[str, Any]) -> torch.Tensor:
+        if torch.cuda.is_current_stream_capturing() and ended:
+            ring = SimpleNamespace(holds=ended.pop())
+            ring.itself = ring
+        return plain(batch)
+
+    recordings = Recordings(trained, loss)
+    losses += [recordings(batch) for _ in range(4)]
+    assert not ended
+    assert torch.stack(losses).tolist() == pytest.approx([losses[0].item()] * 7, rel=1e-3)
 
 
 def test_products_in_8_bits_stay_near_those_in_16() -> None:

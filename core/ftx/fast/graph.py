@@ -7,6 +7,7 @@ to where the recording reads.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -153,7 +154,19 @@ class Recordings:
         for parameter, gradient in zip(self._parameters, kept, strict=True):
             assert parameter.grad is not None
             parameter.grad.copy_(gradient)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, cast("Any", self._pool.id), self._aside, capture_error_mode="thread_local"):
+        graph, memory = torch.cuda.CUDAGraph(), cast("Any", self._pool.id)
+        with _no_collection(), torch.cuda.graph(graph, memory, self._aside, capture_error_mode="thread_local"):
             loss = self._pass(given)
         return graph, loss
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Garbage may hold an ended run's recordings, and to free them while a pass is recorded ends the process."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
