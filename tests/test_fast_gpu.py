@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -251,6 +252,11 @@ def test_what_else_is_computed_takes_the_memory_of_recordings() -> None:
     assert kept.all()
 
 
+def to_garbage(held: object) -> None:
+    ring = SimpleNamespace(holds=held)
+    ring.itself = ring
+
+
 @pytest.fixture
 def garbage_is_collected_often() -> Iterator[None]:
     before = gc.get_threshold()
@@ -259,8 +265,9 @@ def garbage_is_collected_often() -> Iterator[None]:
     gc.set_threshold(*before)
 
 
-def test_an_ended_run_is_not_collected_while_a_pass_is_recorded(garbage_is_collected_often: None) -> None:
-    """CUDA frees no memory meanwhile, and torch ends the process where it is asked to."""
+@pytest.mark.parametrize("passes", [0, 1], ids=["before it is recorded", "while it is"])
+def test_an_ended_run_is_not_collected_in_a_pass_of_another(passes: int, garbage_is_collected_often: None) -> None:
+    """torch ends the process where memory of one's own is freed while another's is in use."""
     attention.register()
     model = big()
     model.set_attn_implementation(attention.NAME)
@@ -268,18 +275,33 @@ def test_an_ended_run_is_not_collected_while_a_pass_is_recorded(garbage_is_colle
     batch = batch_of([500])
     ended = [Recordings(trained, loss_with(model.train(), 128))]
     losses = [ended[0](batch) for _ in range(3)]
-    plain = loss_with(model, 128)
+    plain, counted = loss_with(model, 128), 0
 
     def loss(batch: dict[str, Any]) -> torch.Tensor:
-        if torch.cuda.is_current_stream_capturing() and ended:
-            ring = SimpleNamespace(holds=ended.pop())
-            ring.itself = ring
+        nonlocal counted
+        if torch.cuda.current_stream() != torch.cuda.default_stream():
+            if counted == passes:
+                to_garbage(ended.pop())
+            counted += 1
         return plain(batch)
 
     recordings = Recordings(trained, loss)
     losses += [recordings(batch) for _ in range(4)]
     assert not ended
     assert torch.stack(losses).tolist() == pytest.approx([losses[0].item()] * 7, rel=1e-3)
+
+
+def test_garbage_does_not_forget_recordings() -> None:
+    attention.register()
+    model = big()
+    model.set_attn_implementation(attention.NAME)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    recordings = Recordings(trained, loss_with(model.train(), 128))
+    for _ in range(3):
+        recordings(batch_of([500]))
+    with recordings.beside():
+        to_garbage(torch.ones(1 << 16, device="cuda"))
+    assert recordings._made
 
 
 def test_products_in_8_bits_stay_near_those_in_16() -> None:
@@ -356,8 +378,11 @@ def test_no_step_waits_for_the_gpu(
         synchronize(*given)
 
     def records(recordings: Recordings, batch: dict[str, Any]) -> Any:
+        made.append(weakref.ref(recordings))
         with waits_allowed():
             return record(recordings, batch)
+
+    made: list[weakref.ref[Recordings]] = []
 
     synchronize, record = torch.cuda.synchronize, Recordings._record
     monkeypatch.setattr(torch.cuda, "synchronize", waits)
@@ -370,6 +395,7 @@ def test_no_step_waits_for_the_gpu(
         fit(plan_for(tiny, rows, tmp_path / "run", registry, **options))
     finally:
         refuse_waits(False)
+    assert not any(recordings() for recordings in made)  # their memory is given back
     started, *_ = (event for event in events(tmp_path / "run") if event["event"] == "started")
     assert started["memory"] == memory
     assert started["path"].get("recorded", False) is not bool(dropout)

@@ -120,6 +120,8 @@ class Recordings:
         before = torch.cuda.memory_allocated()
         with self._there():
             yield
+        if torch.cuda.memory_allocated() > before + LEFT:
+            gc.collect()  # nobody will read what garbage holds
         if torch.cuda.memory_allocated() > before + LEFT:  # recordings would write over it
             self._made.clear()
             self._most = 0
@@ -129,7 +131,7 @@ class Recordings:
         """On the stream and in the memory of recordings, none of which runs meanwhile."""
         here = torch.cuda.current_stream()
         self._aside.wait_stream(here)
-        with torch.cuda.stream(self._aside), torch.cuda.use_mem_pool(self._pool):
+        with _no_collection(), torch.cuda.stream(self._aside), torch.cuda.use_mem_pool(self._pool):
             yield
         here.wait_stream(self._aside)
 
@@ -162,7 +164,7 @@ class Recordings:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Garbage may hold an ended run's recordings, and to free them while a pass is recorded ends the process."""
+    """Garbage may hold others' recordings: torch ends the process where such memory is freed while it uses another."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +85,7 @@ def _steps(plan: Plan, console: Console, resume: str | None, accelerator: Accele
     progress = Progress(run, accelerator, done)
     with (
         stop_on_signals() as stop,
+        closing(path),
         path.batches(plan, accelerator, done) as batches,
     ):
         for step in range(done, plan.steps):

@@ -99,6 +99,10 @@ class FastPath:
         """Where something else is computed with the model, of which nothing stays on the device."""
         return self._recordings.beside() if self._recordings else nullcontext()
 
+    def close(self) -> None:
+        """Give back the memory of what was recorded."""
+        self._recordings = None
+
     def as_dict(self) -> dict[str, Any]:
         """What a run's events say of it."""
         ways = {"end_to_end": self.end_to_end, "recorded": self.recorded, **self.taken}
