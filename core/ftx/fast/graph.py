@@ -117,14 +117,18 @@ class Recordings:
         if not self._made:
             yield
             return
-        before = torch.cuda.memory_allocated()
+        before = self._held()
         with self._there():
             yield
-        if torch.cuda.memory_allocated() > before + LEFT:
+        if self._held() > before + LEFT:
             gc.collect()  # nobody will read what garbage holds
-        if torch.cuda.memory_allocated() > before + LEFT:  # recordings would write over it
+        if self._held() > before + LEFT:  # recordings would write over it
             self._made.clear()
             self._most = 0
+
+    def _held(self) -> int:
+        """Bytes that tensors hold in the memory of recordings."""
+        return sum(segment["allocated_size"] for segment in self._pool.snapshot())
 
     @contextmanager
     def _there(self) -> Iterator[None]:
