@@ -1,6 +1,6 @@
 """Training speed on two CPU cores: ftx beside transformers' Trainer with peft, and TRL's SFTTrainer with packing.
 
-    python benchmarks/train_cpu.py [--steps 40] [--rounds 1] [--peers FOLDER]
+    python benchmarks/train_cpu.py [--steps 40] [--rounds 1] [--rows PATTERN ...] [--peers FOLDER]
 
 benchmarks/peers/cpu.txt names the peers' packages for FOLDER, and how to install them there.
 
@@ -12,8 +12,9 @@ equal work. LoRA rank 8 on all linear layers, float32, 16 conversations a step, 
 holds about as much; of the tiny model one conversation a step, and ten times the steps, as each takes milliseconds.
 
 Each line runs in a process of its own, one after the other. Seconds are those from the end of step 3 to the end of the
-last step: start-up, loading and the first steps do not count, and nothing is saved on the way. Tokens that count are
-those of samples: padding is none. Loss is the last step's. Peak is the most memory that the process ever held.
+last step: start-up, loading and the first steps do not count, and nothing is saved on the way. The fastest round
+counts; the median of all tells what else the machine did. Tokens that count are those of samples: padding is none. Loss
+is the last step's. Peak is the most memory that the process ever held.
 
 TRL 1.15.0 has its loss in Triton alone and fails on a CPU; 1.16.0 trains there.
 """
@@ -21,6 +22,7 @@ TRL 1.15.0 has its loss in Triton alone and fails on a CPU; 1.16.0 trains there.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib
 import itertools
 import json
@@ -28,6 +30,7 @@ import os
 import platform
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -397,8 +400,9 @@ def line_of(row: Row, model: str, tries: list[dict[str, float] | str], tokens: i
     if not found:
         return f"{row.name} {tries[0]}"
     best = min(found, key=lambda one: one["seconds"])
-    speed, peak = tokens / best["seconds"], best["peak"] / 2**20
-    return f"| {row.name} | {model} | {speed:,.0f} | {best['loss']:.4f} | {peak:,.0f} |"
+    usual = statistics.median(one["seconds"] for one in found)
+    speeds = f"{tokens / best['seconds']:,.0f} | {tokens / usual:,.0f}"
+    return f"| {row.name} | {model} | {speeds} | {best['loss']:.4f} | {best['peak'] / 2**20:,.0f} |"
 
 
 def call(given: argparse.Namespace, what: list[str], *, peers: bool) -> subprocess.CompletedProcess[str]:
@@ -440,12 +444,13 @@ def table(given: argparse.Namespace) -> None:
         end="",
     )
     print("one round" if given.rounds == 1 else f"the fastest of {given.rounds} rounds")
-    print("| path | model | tokens/s | last loss | peak MiB |")
-    print("|---|---|--:|--:|--:|", flush=True)
+    print("| path | model | tokens/s | median | last loss | peak MiB |")
+    print("|---|---|--:|--:|--:|--:|", flush=True)
     for model in MODELS:
         # Round by round, so that a busy minute does not fall upon all tries of one line.
-        rounds = [[measured(row, model, given) for row in ROWS] for _ in range(given.rounds)]
-        for row, *tries in zip(ROWS, *rounds, strict=True):
+        rows = [row for row in ROWS if any(fnmatch.fnmatch(f"{row.name}|{model}", one) for one in given.rows)]
+        rounds = [[measured(row, model, given) for row in rows] for _ in range(given.rounds)]
+        for row, *tries in zip(rows, *rounds, strict=True):
             listed = Place(given.place).training(row.packing, model).read_text()
             tokens = sum(json.loads(listed)["tokens"][WARM:])
             print(line_of(row, model, tries, tokens), flush=True)
@@ -455,6 +460,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=1, help="times that each line runs; the fastest counts")
+    parser.add_argument("--rows", nargs="*", default=["*"], help="patterns of path|model")
     parser.add_argument("--peers", type=Path, help="a folder of packages, such as trl, that peers alone are to find")
     for hidden in ("--one", "--model"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
